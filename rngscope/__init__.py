@@ -1,0 +1,20 @@
+"""Keep randomness inside a block.
+
+Inside a scope every global random number generator is seeded; when the scope
+ends, however it ends, every one of them is bit for bit what it was before.
+"""
+
+from rngscope._scope import rng_scope, seed_all
+from rngscope._seeded import seeded
+from rngscope._seeds import derive_seed
+from rngscope._state import RNGState, assert_rng_unchanged
+
+__all__ = [
+    "RNGState",
+    "assert_rng_unchanged",
+    "derive_seed",
+    "rng_scope",
+    "seed_all",
+    "seeded",
+]
+__version__ = "0.1.0"

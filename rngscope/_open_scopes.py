@@ -1,0 +1,389 @@
+"""Which scopes are open, and what each of them found when it was entered.
+
+For every source, the open scopes that cover it stand in a pile. Each keeps in ``saved`` the
+state that it found, which is the position of the stream below it; the state of the source
+itself is the position of the stream on top. To enter is to put a stream on top. To leave is
+to take one out, wherever it is: what it found goes to the next scope above that covers the
+source, or, if there is none, back to the source. So scopes may be left in any order, and
+once all are closed the first state found is back.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from threading import get_ident
+
+from rngscope import _late_import
+from rngscope._errors import raise_together
+from rngscope._sources import present
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from rngscope._sources import Source
+
+#: Held while a scope is entered or left, never while its body runs. Signal handlers and
+#: finalizers may open scopes at any point, hence reentrant.
+lock = threading.RLock()
+
+#: The open scopes, in the order in which they were entered.
+scopes: list[OpenScope] = []
+
+
+class OpenScope:
+    """One stretch between entry and exit, over some sources.
+
+    The stream of the scope begins with ``seed``, or with the states of ``replayed``, or
+    goes on from what there is. It can be put aside and taken up again: between the steps
+    of a body that suspends, scopes are closed.
+    """
+
+    __slots__ = (
+        "sources",
+        "seed",
+        "independent",
+        "replayed",
+        "covered",
+        "saved",
+        "start",
+        "position",
+        "code",
+        "instruction",
+        "thread",
+        "task",
+    )
+
+    def __init__(
+        self,
+        sources: tuple[Source, ...],
+        seed: int | None,
+        independent: bool = False,
+        replayed: dict[str, Any] | None = None,
+    ) -> None:
+        self.sources = sources
+        self.seed = seed
+        self.independent = independent
+        #: Source name -> state to begin with.
+        self.replayed = replayed
+        #: Those of the sources that are there.
+        self.covered: tuple[Source, ...] = ()
+        #: What was found at entry, one state for each covered source; None while not open.
+        self.saved: list[Any] | None = None
+        #: Where the stream goes on at the next entry: identity of a source -> state.
+        self.start: dict[Any, Any] | None = None
+        #: Where it stopped, while the scope is put aside.
+        self.position: dict[Any, Any] | None = None
+
+    # Entering --------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Save every source and begin the stream, or go on where it was put aside.
+
+        If that fails half way, everything is put back.
+        """
+        if self.saved is not None or self.position is not None:
+            raise RuntimeError(
+                "this scope is open already; make another one: with rng_scope(...)"
+            )
+        self.covered = ()
+        self.saved = saved = []
+        try:
+            with lock:
+                caller = sys._getframe(1)
+                self.code, self.instruction = caller.f_code, caller.f_lasti
+                self.thread, self.task = get_ident(), running_loop() and _task_name()
+                if _late_import.pending:
+                    _late_import.watch(take_up_what_appeared)
+                scopes.append(self)
+                covered = self.covered = present(self.sources)
+                for source in covered:
+                    saved.append(source.save())
+                seed = self.seed
+                if self.start is not None or seed is None:
+                    self._go_on(self.start or {})
+                else:
+                    independent = self.independent
+                    for source in covered:
+                        source.seed(seed, independent)
+        except BaseException as error:
+            self._close_after(error)
+            raise
+        return self
+
+    def take_up(self) -> None:
+        """Enter again, where the stream was put aside."""
+        self.start, self.position = self.position, None
+        self.__enter__()
+
+    def _go_on(self, start: dict[Any, Any]) -> None:
+        for source in self.covered:
+            state = start.get(source.identity)
+            if state is None:
+                self._begin(source)
+            else:
+                source.restore(state)
+        self.start = None
+
+    def _begin(self, source: Source) -> None:
+        """Give one source the state that the stream begins with."""
+        if self.seed is not None:
+            source.seed(self.seed, self.independent)
+        elif source.is_switch:
+            source.seed(0, False)
+        elif self.replayed is not None and source.name in self.replayed:
+            source.replay(self.replayed[source.name])
+
+    # Leaving ---------------------------------------------------------------------------
+
+    def leave(self, *error: object) -> None:
+        """Put every source back, or hand what was found to the scopes above.
+
+        Raises:
+            BaseException: whatever kept a source from being restored, after all others
+                were; several in a group.
+        """
+        crossed = None
+        try:
+            with lock:
+                saved = self.saved
+                if saved is None:
+                    # Put aside: there is nothing to put back, and nothing to go on with.
+                    self.position = None
+                    return
+                if scopes[-1] is self:
+                    for source, state in zip(self.covered, saved):
+                        source.restore(state)
+                    self.saved = None
+                    del scopes[-1]
+                else:
+                    crossed = self._first_crossed()
+                    for source, state in zip(self.covered, saved):
+                        self.exchange(source, state)
+                    self._close()
+                if _late_import.is_watching and not scopes:
+                    _late_import.stop_watching()
+        except BaseException as interruption:
+            self._close_after(interruption)
+            raise
+        if crossed is not None:
+            _warn_of_order(self, crossed)
+
+    __exit__ = leave
+
+    # TorchDynamo must not trace these: it would draw numpy.random from torch. The marks need
+    # no import of torch.
+    __enter__._torchdynamo_disable = True  # type: ignore[attr-defined]
+    leave._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+    def put_aside(self) -> None:
+        """Leave, and remember in ``position`` where the stream stopped."""
+        try:
+            with lock:
+                saved = self.saved or []
+                if scopes[-1] is self:
+                    self.position = {source.identity: source.save() for source in self.covered}
+                    for source, state in zip(self.covered, saved):
+                        source.restore(state)
+                else:
+                    self.position = {
+                        source.identity: self.exchange(source, state)
+                        for source, state in zip(self.covered, saved)
+                    }
+                self._close()
+        except BaseException as error:
+            self._close_after(error)
+            raise
+
+    def exchange(self, source: Source, state: Any) -> Any:
+        """Set where the stream stands in one source, and return where it stood.
+
+        That is what the next scope above that covers the source has found, or, without
+        one, the state of the source.
+        """
+        pass_on = getattr(source, "pass_on", None)
+        # Other scopes may cover only some of an accelerator's devices: then its state is
+        # found in parts.
+        found: list[Any] = []
+        for upper in scopes[scopes.index(self) + 1 :] if self in scopes else []:
+            place = upper._place_of(source)
+            if place is None or upper.saved is None:
+                continue
+            if pass_on is None:
+                old, upper.saved[place] = upper.saved[place], state
+                return old
+            upper.saved[place], part, state = pass_on(upper.saved[place], state)
+            if part is not None:
+                found.append(part)
+            if state is None:
+                break
+        if state is not None:
+            found.insert(0, source.save())
+            source.restore(state)
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def _put_back(self, source: Source, state: Any) -> None:
+        if scopes and scopes[-1] is not self and self in scopes:
+            self.exchange(source, state)
+        else:
+            source.restore(state)
+
+    def _place_of(self, source: Source) -> int | None:
+        """Return where a source stands in ``covered``, if it does."""
+        for place, mine in enumerate(self.covered):
+            if mine.identity == source.identity:
+                return place
+        return None
+
+    def _first_crossed(self) -> OpenScope | None:
+        """Return the next open scope above that covers a source of this one."""
+        for upper in scopes[scopes.index(self) + 1 :]:
+            if any(upper._place_of(source) is not None for source in self.covered):
+                return upper
+        return None
+
+    def _close(self) -> None:
+        # In this order: what is not saved any more is not restored once more.
+        self.saved = None
+        if scopes[-1] is self:
+            del scopes[-1]
+        elif self in scopes:
+            scopes.remove(self)
+
+    def _close_after(self, error: BaseException) -> None:
+        """Restore every source in spite of an error, and close.
+
+        The error may come from a source or, as an interrupt, from anywhere between two
+        instructions. So each source is restored once more, which changes nothing where it
+        was done before, and a second time if that fails.
+
+        Raises:
+            BaseException: several errors in a group; a single one is the caller's to raise.
+        """
+        errors: list[BaseException] = []
+        with lock:
+            found = list(zip(self.covered, self.saved or ()))
+            index = attempts = 0
+            while index < len(found):
+                try:
+                    while index < len(found):
+                        attempts += 1
+                        self._put_back(*found[index])
+                        index, attempts = index + 1, 0
+                except BaseException as another:
+                    if attempts > 1:
+                        errors.append(another)
+                        index, attempts = index + 1, 0
+                    elif not isinstance(another, Exception):
+                        errors.append(another)
+            if scopes and self in scopes:
+                self._close()
+            self.saved = None
+            if not scopes:
+                _late_import.stop_watching()
+        for index, another in enumerate(errors):
+            # A source that failed before failed again just now: that is one error.
+            if type(another) is type(error) and str(another) == str(error):
+                del errors[index]
+                break
+        if errors:
+            raise_together("several errors while a scope was left", [error, *errors])
+
+    def __str__(self) -> str:
+        import linecache
+
+        line = next(
+            (
+                positions[0]
+                for index, positions in enumerate(self.code.co_positions())
+                if 2 * index == self.instruction
+            ),
+            self.code.co_firstlineno,
+        )
+        source_line = linecache.getline(self.code.co_filename, line or 0).strip()
+        who = f"task {self.task!r}" if self.task else f"thread {_thread_name(self.thread)!r}"
+        return f"the scope opened at {self.code.co_filename}:{line} ({source_line}) by {who}"
+
+
+def take_up_what_appeared(library: str) -> None:
+    """Enter, for every open scope from the outermost on, the sources of a new library."""
+    with lock:
+        for scope in scopes:
+            for source in scope.sources:
+                if source.library != library or scope.saved is None:
+                    continue
+                try:
+                    if source.is_present() and scope._place_of(source) is None:
+                        scope.saved.append(source.save())
+                        scope.covered = (*scope.covered, source)
+                        scope._begin(source)
+                except Exception as error:
+                    # To raise here would break the program's import.
+                    message = f"{source.name} could not be seeded when it appeared: {error}"
+                    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _warn_of_order(left: OpenScope, crossed: OpenScope) -> None:
+    warnings.warn(
+        f"{left} was left while another one was still open above it: {crossed}; their draws "
+        f"came from one stream. Leave scopes in the reverse order of their entry. In a "
+        f"coroutine or generator, decorate the function with @seeded(...) instead of "
+        f"opening a scope in it: the decorator puts the scope aside at each suspension",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def running_loop() -> Any:
+    """Return asyncio's loop in this thread; None while asyncio is not even imported."""
+    global running_loop
+    asyncio = sys.modules.get("asyncio.events")
+    if asyncio is None:
+        return None
+    running_loop = asyncio._get_running_loop
+    return running_loop()
+
+
+def _task_name() -> str | None:
+    task = sys.modules["asyncio"].current_task()
+    return None if task is None else task.get_name()
+
+
+def _thread_name(ident: int) -> str:
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return names.get(ident, f"{ident} (ended)")
+
+
+def _forget_other_threads() -> None:
+    """In a forked child: forget the scopes of threads that do not exist here.
+
+    What they found goes to the scopes above, as if they had been left; but nothing is
+    restored, since a generator's lock may have been held at the fork.
+    """
+    me = threading.get_ident()
+    for scope in scopes[:]:
+        found = list(zip(scope.covered, scope.saved or ()))
+        if scope.thread == me:
+            kept = [pair for pair in found if not pair[0].keeps_fresh_seed_after_fork]
+            scope.covered = tuple(source for source, _ in kept)
+            scope.saved = [state for _, state in kept]
+            continue
+        for source, state in found:
+            for upper in scopes[scopes.index(scope) + 1 :]:
+                place = upper._place_of(source)
+                if place is not None and upper.saved is not None:
+                    upper.saved[place] = state
+                    break
+        scopes.remove(scope)
+        scope.saved = None
+    lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # With the lock held over the fork, the child sees no scope half entered.
+    os.register_at_fork(
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=_forget_other_threads
+    )

@@ -1,0 +1,192 @@
+"""The list of sources, and what each of them can do.
+
+A new library is one new file here and one line in ``SOURCES``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rngscope._sources.determinism import DeterminismSource
+from rngscope._sources.generators import GeneratorSource
+from rngscope._sources.numpy import NumpySource, numpy_random
+from rngscope._sources.python import PythonSource
+from rngscope._sources.torch_accelerator import (
+    AcceleratorSource,
+    MpsSource,
+    MtiaSource,
+    PrivateSource,
+)
+from rngscope._sources.torch_cpu import TorchSource, torch_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Protocol
+
+    class Source(Protocol):
+        """One global RNG. States are opaque: only their own source looks into them.
+
+        Nothing here imports or starts anything. Only ``is_present`` and ``capture`` may be
+        asked of a source whose library is not imported.
+        """
+
+        name: str
+        #: The same for two sources of the same RNG.
+        identity: Any
+        #: The module that brings the RNG.
+        library: str
+        #: Begins in every scope, even one that seeds nothing.
+        is_switch: bool
+        keeps_fresh_seed_after_fork: bool
+
+        def save(self) -> Any:
+            """Return what ``restore`` needs to undo whatever comes after."""
+
+        def restore(self, state: Any) -> None:
+            """Put back what ``save`` returned. To do it twice is to do it once."""
+
+        def seed(self, seed: int, independent: bool) -> None:
+            """Seed as the library itself would, or with a seed derived from the name."""
+
+        def capture(self) -> Any:
+            """Return a state of values only; None if there is none now."""
+
+        def replay(self, state: Any) -> None:
+            """Continue from a state that was captured or loaded, here or elsewhere."""
+
+        def is_present(self) -> bool:
+            """Tell whether its library is imported, and can run it."""
+
+        def check(self, state: Any) -> None:
+            """Refuse a state that cannot be replayed here with a ``ValueError``."""
+
+        def dump(self, state: Any) -> dict[str, Any]:
+            """Return a captured state in plain form: str, int, float, None, dict."""
+
+        def load(self, fields: Any) -> Any:
+            """Return the state that ``dump`` returned, after checking every field."""
+
+    # Only accelerators have this one verb more, because two scopes may cover different
+    # devices of theirs: pass_on(upper, state) -> (upper, displaced, rest).
+
+
+SOURCES: tuple[Any, ...] = (
+    PythonSource(),
+    NumpySource(),
+    TorchSource(),
+    AcceleratorSource("cuda"),
+    AcceleratorSource("xpu"),
+    MpsSource("mps"),
+    MtiaSource("mtia"),
+    PrivateSource(""),
+)
+
+
+#: Module that a source waits for -> what tells whether it has brought the generators.
+LIBRARIES = {"numpy.random": numpy_random, "torch": torch_module}
+
+
+#: What ``present`` found last among all sources, and the namespaces that it looked at.
+_present: tuple[Any, ...] = ()
+_names: tuple[Any, ...] = ({}, {})
+_lengths = (-1, -1)
+
+
+def present(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    """Return those of the sources that are there now.
+
+    Every entry of a scope asks. So once all libraries are there, the answer for all
+    sources is kept until the namespaces of torch change, as they do when a private backend
+    is registered.
+    """
+    global _present, _names, _lengths
+    if sources is SOURCES:
+        names, more_names = _names
+        if (len(names), len(more_names)) == _lengths:
+            return _present
+        if all(find() is not None for find in LIBRARIES.values()):
+            torch = sys.modules["torch"]
+            _names = torch.__dict__, torch._C.__dict__
+            _lengths = len(_names[0]), len(_names[1])
+            _present = tuple(source for source in SOURCES if source.is_present())
+            return _present
+    return tuple(source for source in sources if source.is_present())
+
+
+def choose(
+    sources: Iterable[str] | None,
+    devices: Iterable[Any] | None,
+    generators: Iterable[Any] = (),
+    deterministic: bool = False,
+) -> tuple[Source, ...]:
+    """Return the sources that these arguments name, after checking all of them.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an unknown source, or a device that cannot be.
+    """
+    if sources is None and devices is None and generators == () and deterministic is False:
+        return SOURCES
+    chosen = _by_name(sources)
+    chosen = _on_devices(chosen, devices)
+    if isinstance(generators, (str, bytes)) or not hasattr(generators, "__iter__"):
+        raise TypeError(f"generators must be a list of RNG objects, not {generators!r}")
+    mine: list[Any] = []
+    for generator in generators:
+        # The same object twice is one RNG: the first place counts.
+        if not any(generator is other.generator for other in mine):
+            mine.append(GeneratorSource(generator, len(mine)))
+    if not isinstance(deterministic, bool):
+        raise TypeError(f"deterministic must be True or False, not {deterministic!r}")
+    return (*chosen, *mine, *((DeterminismSource(),) if deterministic else ()))
+
+
+def _by_name(sources: Iterable[str] | None) -> list[Any]:
+    if sources is None:
+        return list(SOURCES)
+    if isinstance(sources, str):
+        raise TypeError(f"sources must be a list of names, not a str; write sources=[{sources!r}]")
+    try:
+        names = list(sources)
+    except TypeError:
+        raise TypeError(f"sources must be a list of names, not {sources!r}") from None
+    known = {source.name: source for source in SOURCES}
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"sources must be a list of names, but one of them is {name!r}")
+        if name not in known:
+            raise ValueError(f"unknown source {name!r}; choose from {', '.join(map(repr, known))}")
+    return [source for source in SOURCES if source.name in names]
+
+
+def _on_devices(chosen: list[Any], devices: Iterable[Any] | None) -> list[Any]:
+    if devices is None:
+        return chosen
+    if isinstance(devices, (str, bytes, int)) or not hasattr(devices, "__iter__"):
+        raise TypeError(f"devices must be a list of ints or torch.device, not {devices!r}")
+    torch_device = getattr(sys.modules.get("torch"), "device", None)
+    wanted: list[tuple[str | None, int | None]] = []
+    for device in devices:
+        if torch_device is not None and isinstance(device, torch_device):
+            if device.type not in {s.name for s in chosen if isinstance(s, AcceleratorSource)}:
+                raise ValueError(f"device {str(device)!r} is no accelerator that this scope covers")
+            wanted.append((device.type, device.index))
+            continue
+        if isinstance(device, bool) or not hasattr(device, "__index__"):
+            raise TypeError(
+                f"devices must hold non-negative ints or torch.device, not {device!r}; "
+                f"write 0 or torch.device('cuda', 0)"
+            )
+        if (index := device.__index__()) < 0:
+            raise ValueError(f"device {index!r} is negative; devices are counted from 0")
+        wanted.append((None, index))
+    limited: list[Any] = []
+    for source in chosen:
+        if isinstance(source, AcceleratorSource):
+            indices = tuple(dict.fromkeys(i for kind, i in wanted if kind in (None, source.name)))
+            if indices:
+                limited.append(source.limited_to(indices))
+        else:
+            limited.append(source)
+    return limited

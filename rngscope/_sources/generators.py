@@ -1,0 +1,237 @@
+"""Generators that belong to the user: each is a source of its own."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+from rngscope._seeds import source_seed
+from rngscope._sources.numpy import (
+    as_fields,
+    dump_bit_generator,
+    dump_random_state,
+    load_bit_generator,
+    load_random_state,
+    name_of,
+    numpy_seed,
+    with_arrays,
+)
+from rngscope._sources.plain import check_keys, load_hex
+from rngscope._sources.python import dump_python, load_python
+from rngscope._sources.torch_cpu import set_generator, tensor_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class GeneratorSource:
+    """One RNG object of the user, at one position of ``generators=``."""
+
+    library = ""
+    is_switch = False
+    keeps_fresh_seed_after_fork = False
+
+    def __init__(self, generator: Any, position: int) -> None:
+        self.generator = generator
+        self.position = position
+        self.kind = kind_of(generator)
+        self.verbs = _VERBS[self.kind]
+        self.name = f"generators[{position}]"
+        self.identity = id(generator)
+
+    def save(self) -> Any:
+        return self.verbs.save(self.generator)
+
+    capture = save
+
+    def restore(self, state: Any) -> None:
+        self.verbs.restore(self.generator, state)
+
+    replay = restore
+
+    def is_present(self) -> bool:
+        return True
+
+    def check(self, state: Any) -> None:
+        """Refuse the state of another kind of generator.
+
+        Raises:
+            ValueError: naming both kinds.
+        """
+        self.verbs.check(self.generator, state, self.name)
+
+    def seed(self, seed: int, independent: bool) -> None:
+        if independent:
+            seed = source_seed(seed, "generators", self.position)
+        self.verbs.seed(self.generator, seed)
+
+    def dump(self, state: Any) -> dict[str, Any]:
+        return dump_generator(self.kind, state)
+
+
+class _PythonRandom:
+    """A ``random.Random``; a state is what ``getstate()`` returns."""
+
+    @staticmethod
+    def save(generator: Any) -> Any:
+        return generator.getstate()
+
+    @staticmethod
+    def restore(generator: Any, state: Any) -> None:
+        generator.setstate(state)
+
+    @staticmethod
+    def check(generator: Any, state: Any, where: str) -> None:
+        pass
+
+    @staticmethod
+    def seed(generator: Any, seed: int) -> None:
+        generator.seed(seed)
+
+    dump = staticmethod(dump_python)
+    load = staticmethod(load_python)
+
+
+class _TorchGenerator:
+    """A ``torch.Generator``; a state is device and tensor, or the bytes of one."""
+
+    @staticmethod
+    def save(generator: Any) -> Any:
+        return str(generator.device), generator.get_state()
+
+    @staticmethod
+    def restore(generator: Any, state: Any) -> None:
+        set_generator(generator, state[1], "state")
+
+    @staticmethod
+    def check(generator: Any, state: Any, where: str) -> None:
+        here = generator.device.type
+        if state[0].partition(":")[0] != here:
+            raise ValueError(f"{where} runs on {here!r}, but the state is one of {state[0]!r}")
+
+    @staticmethod
+    def seed(generator: Any, seed: int) -> None:
+        generator.manual_seed(seed)
+
+    @staticmethod
+    def dump(state: Any) -> dict[str, Any]:
+        return {"device": state[0], "state": tensor_bytes(state[1]).hex()}
+
+    @staticmethod
+    def load(fields: Any, where: str) -> Any:
+        check_keys(fields, {"device", "state"}, where)
+        if not isinstance(fields["device"], str):
+            raise ValueError(f"{where}.device must be a str, not {fields['device']!r}")
+        return fields["device"], load_hex(fields["state"], f"{where}.state")
+
+
+class _NumpyGenerator:
+    """A ``numpy.random.Generator``; a state is the name of its bit generator and the words."""
+
+    @staticmethod
+    def save(generator: Any) -> Any:
+        bit_generator = generator.bit_generator
+        return name_of(bit_generator), bit_generator.state
+
+    @staticmethod
+    def restore(generator: Any, state: Any) -> None:
+        generator.bit_generator.state = with_arrays(state[1])
+
+    @staticmethod
+    def check(generator: Any, state: Any, where: str) -> None:
+        _check_name(generator.bit_generator, state, where)
+
+    @staticmethod
+    def seed(generator: Any, seed: int) -> None:
+        bit_generator = generator.bit_generator
+        bit_generator.state = type(bit_generator)(seed).state
+
+    @staticmethod
+    def dump(state: Any) -> dict[str, Any]:
+        return {"bit_generator": dump_bit_generator(*state)}
+
+    @staticmethod
+    def load(fields: Any, where: str) -> Any:
+        check_keys(fields, {"bit_generator"}, where)
+        state = load_bit_generator(fields["bit_generator"], f"{where}.bit_generator")
+        return state["bit_generator"], state
+
+
+class _NumpyRandomState:
+    """A ``numpy.random.RandomState``; a state is its bit generator's name and the fields."""
+
+    @staticmethod
+    def save(generator: Any) -> Any:
+        return name_of(generator._bit_generator), generator.get_state(legacy=False)
+
+    @staticmethod
+    def restore(generator: Any, state: Any) -> None:
+        generator.set_state(as_fields(state))
+
+    @staticmethod
+    def check(generator: Any, state: Any, where: str) -> None:
+        _check_name(generator._bit_generator, state, where)
+
+    @staticmethod
+    def seed(generator: Any, seed: int) -> None:
+        kind = type(generator._bit_generator)
+        if kind.__name__ == "MT19937":
+            generator.seed(numpy_seed(seed))
+        else:
+            # As numpy.random.seed does under another bit generator; without has_gauss in
+            # the state, set_state also drops a cached Gaussian.
+            generator.set_state(kind(numpy_seed(seed)).state)
+
+    @staticmethod
+    def dump(state: Any) -> dict[str, Any]:
+        return dump_random_state(state[0], as_fields(state))
+
+    load = staticmethod(load_random_state)
+
+
+def _check_name(bit_generator: Any, state: Any, where: str) -> None:
+    here = name_of(bit_generator)
+    if here != state[0]:
+        raise ValueError(f"{where} runs on {here}, but the state is one of {state[0]}")
+
+
+_VERBS: dict[str, Any] = {
+    "torch.Generator": _TorchGenerator,
+    "numpy.random.Generator": _NumpyGenerator,
+    "numpy.random.RandomState": _NumpyRandomState,
+    "random.Random": _PythonRandom,
+}
+
+
+def load_generator(fields: Any, where: str) -> tuple[str, Any]:
+    """Return kind and state that ``fields`` describe, after checking every one of them."""
+    kind = fields.get("kind") if isinstance(fields, dict) else None
+    if not isinstance(kind, str) or kind not in _VERBS:
+        raise ValueError(f"{where}.kind must be one of {', '.join(_VERBS)}, not {kind!r}")
+    rest = {key: value for key, value in fields.items() if key != "kind"}
+    return kind, _VERBS[kind].load(rest, where)
+
+
+def dump_generator(kind: str, state: Any) -> dict[str, Any]:
+    """Return the plain form of the state of one kind of generator."""
+    return {"kind": kind, **_VERBS[kind].dump(state)}
+
+
+def kind_of(generator: object) -> str:
+    """Return which of the four kinds of generator this is.
+
+    Raises:
+        TypeError: it is none of them, or a ``random.SystemRandom``, which has no state.
+    """
+    for kind in _VERBS:
+        module, _, name = kind.rpartition(".")
+        cls = getattr(sys.modules.get(module), name, None)
+        if cls is not None and isinstance(generator, cls):
+            if not isinstance(generator, random.SystemRandom):
+                return kind
+    hint = " (it draws from the operating system: no state)"
+    raise TypeError(
+        f"generators must hold {', '.join(_VERBS)}, not {type(generator).__name__}: "
+        f"{generator!r}{hint if isinstance(generator, random.SystemRandom) else ''}"
+    )

@@ -1,0 +1,563 @@
+"""The default generators of one accelerator type: CUDA, XPU, MPS, MTIA, a private one.
+
+An accelerator that has not started has no generators. torch keeps a queue for it: calls in
+``_queued_calls``, then the latest seeds in ``_lazy_seed_tracker``; when it starts, both run
+in this order. So the state of such an accelerator is its queue (``QueuedState``): to save is
+to copy it, to seed is to append to it, to restore is to put it back.
+
+When the accelerator starts inside a scope, the states saved before become states of
+generators: what the queue of that moment makes of the entropy that the generators start
+with. The first entry of every queue that a scope has saved is a ``_StartMark``, which keeps
+that entropy.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from rngscope._errors import raise_together
+from rngscope._seeds import source_seed
+from rngscope._sources.plain import load_hex
+from rngscope._sources.torch_cpu import set_generator, tensor_bytes, torch_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any, Self
+
+    Devices = tuple[int | None, ...] | None
+    #: Device index -> the tensor that ``get_state()`` returned.
+    States = dict[int, Any]
+
+#: The functions of torch whose queued calls are about RNGs.
+_RNG_FUNCTIONS = {"set_rng_state", "manual_seed", "manual_seed_all", "seed", "seed_all"}
+
+
+class AcceleratorSource:
+    """All default generators of one accelerator type, or those of some devices.
+
+    A state is a dict from device index to the tensor that ``get_state()`` returns (on CUDA
+    uint8, shape ``(16,)``, on the CPU: seed and Philox offset), or a ``QueuedState``.
+    """
+
+    library = "torch"
+    is_switch = False
+    keeps_fresh_seed_after_fork = False
+
+    def __init__(
+        self, name: str, devices: Devices = None, without: tuple[int | None, ...] = ()
+    ) -> None:
+        self.name = name
+        self.identity = f"accelerator {name}"
+        #: Device indices, None for all; None among them stands for the current device.
+        self.devices = devices
+        #: Device indices that are left out.
+        self.without = without
+
+    def limited_to(self, devices: Devices, without: tuple[int | None, ...] = ()) -> Self:
+        """Return this source over some devices only."""
+        return type(self)(self.name, devices, without)
+
+    def covers_as(self, other: AcceleratorSource) -> bool:
+        """Tell whether both cover the same devices."""
+        return self.devices == other.devices and self.without == other.without
+
+    def shared_with(self, other: AcceleratorSource) -> AcceleratorSource:
+        """Return this source over the devices that both cover."""
+        if self.devices is None and other.devices is None:
+            return self.limited_to(None, tuple({*self.without, *other.without}))
+        few, many = (self, other) if self.devices is not None else (other, self)
+        return few.limited_to(tuple(i for i in few.devices or () if many._has(i)))
+
+    def beyond(self, other: AcceleratorSource) -> AcceleratorSource:
+        """Return this source over the devices that the other one does not cover."""
+        if self.devices is not None:
+            return self.limited_to(tuple(i for i in self.devices if not other._has(i)))
+        if other.devices is not None:
+            return self.limited_to(None, (*self.without, *other.devices))
+        return self.limited_to(tuple(i for i in other.without if i not in self.without))
+
+    def _has(self, index: int | None) -> bool:
+        return (self.devices is None or index in self.devices) and index not in self.without
+
+    # What torch knows ------------------------------------------------------------------
+
+    def is_built(self) -> bool:
+        """Tell whether this build of torch has the accelerator, without asking a driver."""
+        torch = torch_module()
+        return torch is not None and f"_{self.name}_init" in torch._C.__dict__
+
+    def module(self) -> Any:
+        """Return ``torch.<name>``; None where no call to it can work."""
+        if not self.is_built():
+            return None
+        module = sys.modules["torch"].__dict__[self.name]
+        # In a forked child of a process that had started it, the accelerator is unusable,
+        # and every call says so with an error.
+        return None if module._is_in_bad_fork() else module
+
+    def is_started(self, module: Any) -> bool:
+        """Tell whether the generators exist, without asking the driver anything."""
+        # While the queued calls run, the generators exist already.
+        return module.is_initialized() or hasattr(module._tls, "is_initializing")
+
+    def generators(self, module: Any) -> list[Any]:
+        """Return one default generator per device of a started accelerator."""
+        # Not device_count(): hidden devices and MIG make it lie (pytorch#95784, #131667).
+        return list(module.default_generators)
+
+    def covered(self, module: Any) -> dict[int, Any]:
+        """Return the covered generators of a started accelerator by device index.
+
+        Raises:
+            ValueError: a device does not exist.
+        """
+        generators = self.generators(module)
+        if self.devices is None:
+            covered = dict(enumerate(generators))
+            for index in self.without:
+                covered.pop(module.current_device() if index is None else index, None)
+            return covered
+        indices = [module.current_device() if i is None else i for i in self.devices]
+        for index in indices:
+            if index >= len(generators):
+                raise ValueError(
+                    f"unknown device '{self.name}:{index}'; this process has "
+                    f"{len(generators)} {self.name} device(s), counted from 0"
+                )
+        return {i: generators[i] for i in sorted(set(indices))}
+
+    def covered_at_start(self, module: Any) -> dict[int, Any]:
+        """Return the covered generators, with a warning for devices that are missing."""
+        try:
+            return self.covered(module)
+        except ValueError as error:
+            _warn(str(error))
+            count = len(self.generators(module))
+            there = tuple(i for i in self.devices or () if i is None or i < count)
+            return self.limited_to(there).covered(module)
+
+    # The verbs of a source -------------------------------------------------------------
+
+    def save(self) -> Any:
+        module = self.module()
+        if module is None:
+            return {}
+        if self.is_started(module):
+            _refuse_capture(module, self.name, "save")
+            return {i: g.get_state() for i, g in self.covered(module).items()}
+        with module._initialization_lock:
+            if not module.is_initialized():
+                return QueuedState(self, module)
+        return self.save()
+
+    def capture(self) -> Any:
+        module = self.module()
+        return self.save() if module is not None and self.is_started(module) else None
+
+    def restore(self, state: Any) -> None:
+        module = self.module()
+        if module is None:
+            return
+        if not self.is_started(module):
+            with module._initialization_lock:
+                if not module.is_initialized():
+                    state.put_back(module)
+                    return
+        if isinstance(state, QueuedState):
+            state.put_back(module)
+            state = state.states(module)
+        _refuse_capture(module, self.name, "restore")
+        self.set_each(module, state)
+
+    def seed(self, seed: int, independent: bool) -> None:
+        self._change(_Seed(self, seed, independent))
+
+    def replay(self, state: States) -> None:
+        module = self.module()
+        if module is None:
+            return
+        self._change(_Replay(self, state))
+
+    def is_present(self) -> bool:
+        return self.module() is not None
+
+    def check(self, state: States) -> None:
+        """Refuse a state of another number of devices, if that can be known yet.
+
+        Raises:
+            ValueError: naming both numbers.
+        """
+        module = self.module()
+        if module is not None and self.is_started(module):
+            _Replay(self, state).check(module)
+
+    def only_present(self, state: States) -> AcceleratorSource | None:
+        """Return this source over those devices of ``state`` that are there."""
+        module = self.module()
+        if module is None:
+            return None
+        return self.limited_to(tuple(i for i in state if i < len(self.generators(module))))
+
+    def _change(self, change: _Seed | _Replay) -> None:
+        """Change the covered generators now, or as soon as they exist."""
+        module = self.module()
+        if module is None:
+            return
+        if not self.is_started(module):
+            with module._initialization_lock:
+                if not module.is_initialized():
+                    _append(module, change)
+                    return
+        _refuse_capture(module, self.name, "change")
+        change.apply(module, self.covered(module))
+
+    def set_each(self, module: Any, states: States) -> None:
+        generators = self.generators(module)
+        errors: list[BaseException] = []
+        for index, state in states.items():
+            try:
+                set_generator(generators[index], state, f"{self.name}:{index}")
+            except Exception as error:
+                # One device that fails must not keep the others from being restored.
+                errors.append(error)
+        raise_together(f"some {self.name} devices could not be restored", errors)
+
+    def pass_on(self, upper: Any, state: Any) -> tuple[Any, Any, Any]:
+        """Exchange a saved state with the one that a scope above has saved.
+
+        The two may cover different devices.
+
+        Returns:
+            What the scope above has saved now, what it had, and what is left of ``state``
+            for those that it does not cover; None for nothing.
+        """
+        module = self.module()
+        if module is None:
+            # A forked child: nothing will be put back.
+            return upper, state, None
+        if not self.is_started(module):
+            return upper.exchange(state)  # type: ignore[no-any-return]
+        state = state.states(module) if isinstance(state, QueuedState) else state
+        upper = upper.states(module) if isinstance(upper, QueuedState) else upper
+        shared = state.keys() & upper.keys()
+        return (
+            {**upper, **{i: state[i] for i in shared}},
+            {i: upper[i] for i in shared},
+            {i: s for i, s in state.items() if i not in shared} or None,
+        )
+
+    def dump(self, state: States) -> dict[str, Any]:
+        return {str(index): tensor_bytes(tensor).hex() for index, tensor in state.items()}
+
+    def load(self, fields: Any) -> dict[int, bytes]:
+        if not isinstance(fields, dict) or not all(
+            isinstance(index, str) and index.isascii() and index.isdigit() and len(index) < 6
+            for index in fields
+        ):
+            raise ValueError(f"{self.name} must be a dict from device index to state")
+        states = {int(i): load_hex(text, f"{self.name}.{i}") for i, text in fields.items()}
+        if self.name == "cuda":
+            for index, data in states.items():
+                # Seed and Philox offset, 8 bytes each; the offset counts in fours.
+                if len(data) != 16 or data[8] % 4:
+                    raise ValueError(
+                        f"cuda.{index} must be 16 bytes: a seed, and an offset that is a "
+                        f"multiple of 4"
+                    )
+        return states
+
+
+class MtiaSource(AcceleratorSource):
+    """Meta's accelerator: every build of torch has its functions."""
+
+    def is_built(self) -> bool:
+        torch = torch_module()
+        return torch is not None and bool(torch._C._mtia_isBuilt())
+
+
+class MpsSource(AcceleratorSource):
+    """Apple's GPUs: one device, whose generator is always there."""
+
+    def is_built(self) -> bool:
+        torch = torch_module()
+        return torch is not None and bool(torch._C._has_mps)
+
+    def is_started(self, module: Any) -> bool:
+        return True
+
+    def generators(self, module: Any) -> list[Any]:
+        return [module._get_default_mps_generator()]
+
+
+class PrivateSource(AcceleratorSource):
+    """The private backend that the program registered with torch, under its own name."""
+
+    @property  # type: ignore[override]
+    def name(self) -> str:
+        torch = torch_module()
+        return "privateuseone" if torch is None else torch._C._get_privateuse1_backend_name()
+
+    @name.setter
+    def name(self, name: str) -> None:
+        """Take no name: torch knows it, and the program may still choose it."""
+
+    def is_built(self) -> bool:
+        torch = torch_module()
+        module = None if torch is None else torch.__dict__.get(self.name)
+        # A backend without these has no RNG that anybody could save.
+        needed = ("_is_in_bad_fork", "manual_seed_all", "get_rng_state", "set_rng_state")
+        return module is not None and all(hasattr(module, name) for name in needed)
+
+    def is_started(self, module: Any) -> bool:
+        return bool(getattr(module, "is_initialized", lambda: True)())
+
+    def generators(self, module: Any) -> list[Any]:
+        if hasattr(module, "default_generators"):
+            return list(module.default_generators)
+        return [_FunctionGenerator(module, self.name, i) for i in range(module.device_count())]
+
+    def is_present(self) -> bool:
+        # One that has not started has no queue of torch's kind.
+        module = self.module()
+        return module is not None and self.is_started(module)
+
+
+class _FunctionGenerator:
+    """A generator of a private backend that shows only functions."""
+
+    def __init__(self, module: Any, name: str, index: int) -> None:
+        self.module, self.name, self.index = module, name, index
+
+    def get_state(self) -> Any:
+        return self.module.get_rng_state(self.index)
+
+    def set_state(self, state: Any) -> None:
+        self.module.set_rng_state(state, self.index)
+
+    def manual_seed(self, seed: int) -> None:
+        # There is no function that seeds one device; a scratch generator makes the state.
+        torch = sys.modules["torch"]
+        scratch = torch.Generator(device=f"{self.name}:{self.index}")
+        self.set_state(scratch.manual_seed(seed).get_state())
+
+
+class QueuedState:
+    """The state of an accelerator that has not started: the queue that waits for its start.
+
+    Made and put back under torch's own lock for the queue.
+    """
+
+    __slots__ = ("source", "calls", "seeds", "mark")
+
+    def __init__(self, source: AcceleratorSource, module: Any) -> None:
+        queue = module._queued_calls
+        tracker = module._lazy_seed_tracker
+        self.source = source
+        self.calls = list(queue)
+        self.seeds = (tracker.manual_seed_all_cb, tracker.manual_seed_cb, tracker.call_order)
+        if not queue or type(queue[0][0]) is not _StartMark:
+            queue.insert(0, (_StartMark(source), []))
+        self.mark = queue[0][0]
+
+    def put_back(self, module: Any) -> None:
+        """Make the queue what it was; calls that are not about RNGs stay."""
+        queue, tracker = module._queued_calls, module._lazy_seed_tracker
+        known = {id(entry) for entry in self.calls}
+        later = [entry for entry in queue if id(entry) not in known]
+        if self.source.devices is not None or self.source.without:
+            # Calls of the body also reach devices that the scope does not cover: they stay,
+            # and the covered devices are put back behind them.
+            calls = [call for call, _ in later + _seeds_in(tracker) if self._is_about_rngs(call)]
+            if not all(_is_ours(call) and call.source.covers_as(self.source) for call in calls):
+                _append(module, _Restore(self))
+                return
+        queue[:] = self.calls + [entry for entry in later if not self._is_about_rngs(entry[0])]
+        tracker.manual_seed_all_cb, tracker.manual_seed_cb, tracker.call_order = self.seeds
+
+    def states(self, module: Any) -> States:
+        """Return what this queue makes of the generators, now that they exist."""
+        source = self.source
+        everywhere = source.limited_to(None)
+        now = {i: g.get_state() for i, g in everywhere.covered(module).items()}
+        try:
+            everywhere.set_each(module, self.mark.entropy)
+            for call, _ in self.calls + [entry for entry in self.seeds[2] if entry]:
+                if self._is_about_rngs(call):
+                    call()
+            return {i: g.get_state() for i, g in source.covered_at_start(module).items()}
+        finally:
+            everywhere.set_each(module, now)
+
+    def exchange(self, state: QueuedState) -> tuple[Any, Any, Any]:
+        """Do ``pass_on`` while the accelerator has not started."""
+        shared = self.source.shared_with(state.source)
+        if shared.devices == ():
+            return self, None, state
+        beyond = state.source.beyond(shared)
+        rest = None if beyond.devices == () else state._limited(beyond)
+        if shared.covers_as(self.source):
+            return state._limited(shared), self, rest
+        return self._overlaid(state._limited(shared)), self._limited(shared), rest
+
+    def _limited(self, source: AcceleratorSource) -> QueuedState:
+        """Return this state for some devices only."""
+        copy = object.__new__(QueuedState)
+        copy.source, copy.mark = source, self.mark
+        copy.calls, copy.seeds = self.calls, self.seeds
+        return copy
+
+    def _overlaid(self, state: QueuedState) -> QueuedState:
+        """Return this state with that of some devices replaced."""
+        copy = self._limited(self.source)
+        copy.calls = [*self.calls, *(e for e in self.seeds[2] if e), (_Restore(state), [])]
+        copy.seeds = (None, None, [])
+        return copy
+
+    def _is_about_rngs(self, call: Any) -> bool:
+        if _is_ours(call):
+            return True
+        package = f"torch.{self.source.name}"
+        function = getattr(call, "__qualname__", "").partition(".")[0]
+        module = getattr(call, "__module__", "") or ""
+        return module in (package, f"{package}.random") and function in _RNG_FUNCTIONS
+
+
+class _StartMark:
+    """The first call in the queue: keeps what the generators start with."""
+
+    __slots__ = ("source", "entropy")
+
+    def __init__(self, source: AcceleratorSource) -> None:
+        self.source = source.limited_to(None)
+        self.entropy: States = {}
+
+    def __call__(self) -> None:
+        for index, generator in enumerate(self.source.generators(self.source.module())):
+            try:
+                self.entropy[index] = generator.get_state()
+            except Exception as error:
+                # A failure here would break the start of the accelerator.
+                _warn(f"could not save the RNG of {self.source.name}:{index} at start: {error}")
+
+
+class _Change:
+    """A change of generators, made now or called when the accelerator starts."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: AcceleratorSource) -> None:
+        self.source = source
+
+    def apply(self, module: Any, generators: dict[int, Any]) -> None:
+        raise NotImplementedError
+
+    def __call__(self) -> None:
+        module = self.source.module()
+        try:
+            self.apply(module, self.source.covered_at_start(module))
+        except Exception as error:
+            # The start of an accelerator must not break on it.
+            _warn(f"could not set the RNG of {self.source.name} at its start: {error}")
+
+
+class _Seed(_Change):
+    __slots__ = ("seed", "independent")
+
+    def __init__(self, source: AcceleratorSource, seed: int, independent: bool) -> None:
+        super().__init__(source)
+        self.seed, self.independent = seed, independent
+
+    def apply(self, module: Any, generators: dict[int, Any]) -> None:
+        seed, name = self.seed, self.source.name
+        for index, generator in generators.items():
+            generator.manual_seed(source_seed(seed, name, index) if self.independent else seed)
+
+
+class _Replay(_Change):
+    """Continue from a captured state, which must be one of as many devices."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, source: AcceleratorSource, state: States) -> None:
+        super().__init__(source)
+        self.state = state
+
+    def apply(self, module: Any, generators: dict[int, Any]) -> None:
+        self.check(module)
+        self.source.set_each(module, {i: s for i, s in self.state.items() if i in generators})
+
+    def check(self, module: Any) -> None:
+        """Refuse a state of another number of devices, unless only some are wanted."""
+        here = len(self.source.generators(module))
+        if self.source.devices is None and set(self.state) != set(range(here)):
+            raise ValueError(
+                f"the state holds {len(self.state)} {self.source.name} device(s) and this "
+                f"process has {here}; RNGState.restore(strict=False) restores those that are "
+                f"there, devices= chooses some"
+            )
+
+
+class _Restore(_Change):
+    """Put some devices back, behind calls of the body that reach others too."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: QueuedState) -> None:
+        super().__init__(state.source)
+        self.state = state
+
+    def apply(self, module: Any, generators: dict[int, Any]) -> None:
+        self.source.set_each(module, self.state.states(module))
+
+
+def _is_ours(call: Any) -> bool:
+    return isinstance(call, (_StartMark, _Change))
+
+
+def _seeds_in(tracker: Any) -> list[Any]:
+    return [entry for entry in tracker.call_order if entry]
+
+
+def _append(module: Any, change: _Change) -> None:
+    """Queue a change behind all that is queued, the latest seeds included."""
+    queue, tracker = module._queued_calls, module._lazy_seed_tracker
+    if any(tracker.call_order):
+        queue.extend(_seeds_in(tracker))
+        tracker.manual_seed_all_cb = tracker.manual_seed_cb = None
+        # A new list: a saved state keeps the old one.
+        tracker.call_order = []
+    last = queue[-1][0] if queue else None
+    if isinstance(change, _Seed) and isinstance(last, _Seed):
+        if last.source.covers_as(change.source):
+            # Nested scopes do not make the queue longer.
+            queue.pop()
+    queue.append((change, []))
+
+
+def _refuse_capture(module: Any, name: str, verb: str) -> None:
+    """Refuse to touch a generator that a CUDA graph is recording.
+
+    Raises:
+        RuntimeError: the current stream of this thread is capturing.
+    """
+    is_capturing = getattr(module, "is_current_stream_capturing", None)
+    try:
+        if is_capturing is None or not is_capturing():
+            return
+    except RuntimeError:
+        # On a build without a driver the question itself fails.
+        return
+    raise RuntimeError(
+        f"cannot {verb} the {name} RNG states while a CUDA graph is captured; put the scope "
+        f"around the capture, or leave {name} out with sources="
+    )
+
+
+def _warn(message: str) -> None:
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    except RuntimeWarning:
+        # Under -W error; the start of an accelerator must not break on it.
+        pass

@@ -1,0 +1,130 @@
+"""torch's default generator on the CPU."""
+
+from __future__ import annotations
+
+import sys
+
+from rngscope._seeds import source_seed
+from rngscope._sources.memory import SeedImages
+from rngscope._sources.plain import check_keys, load_hex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+
+class TorchSource:
+    """``torch.default_generator``.
+
+    A state is the tensor that ``get_state()`` returns, kept as it came (uint8, shape
+    ``(5056,)``, on the CPU): operations on it break under ``FakeTensorMode`` and
+    ``torch.func``, the generator's own methods do not. A state that came from a dict is
+    bytes until it is used.
+    """
+
+    name = identity = "torch"
+    library = "torch"
+    is_switch = False
+    keeps_fresh_seed_after_fork = False
+
+    def __init__(self) -> None:
+        self._images = SeedImages()
+
+    def save(self) -> Any:
+        return sys.modules["torch"].default_generator.get_state()
+
+    def capture(self) -> Any:
+        return None if torch_module() is None else self.save()
+
+    def restore(self, state: Any) -> None:
+        set_generator(sys.modules["torch"].default_generator, state, self.name)
+
+    replay = restore
+
+    def seed(self, seed: int, independent: bool) -> None:
+        if independent:
+            seed = source_seed(seed, self.name)
+        generator = sys.modules["torch"].default_generator
+        image = self._images.get(seed)
+        if image is not None:
+            generator.set_state(image)
+            return
+        # Not torch.manual_seed: it also queues a seed for every accelerator that has not
+        # started, each with a formatted stack.
+        generator.manual_seed(seed)
+        if self._images.wants(seed):
+            self._images[seed] = generator.get_state()
+
+    def is_present(self) -> bool:
+        return torch_module() is not None
+
+    def check(self, state: Any) -> None:
+        """Refuse bytes that were loaded before torch was there to check them."""
+        torch = torch_module()
+        if torch is not None and isinstance(state, bytes):
+            set_generator(torch.Generator(), state, self.name)
+
+    def dump(self, state: Any) -> dict[str, Any]:
+        return {"state": tensor_bytes(state).hex()}
+
+    def load(self, fields: Any) -> Any:
+        return load_torch_state(fields, self.name)
+
+
+def torch_module() -> ModuleType | None:
+    """Return torch once its import has brought the generators."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and "default_generator" in torch.__dict__ else None
+
+
+def load_torch_state(fields: Any, where: str) -> bytes:
+    """Return the bytes of a CPU generator's state, checked by torch itself if it is there."""
+    check_keys(fields, {"state"}, where)
+    data = load_hex(fields["state"], f"{where}.state")
+    torch = torch_module()
+    if torch is not None:
+        try:
+            set_generator(torch.Generator(), data, f"{where}.state")
+        except RuntimeError as error:
+            raise ValueError(f"{where}.state is no state of a CPU generator: {error}") from None
+    return data
+
+
+def tensor_bytes(state: Any) -> bytes:
+    """Return the bytes of a state tensor, whatever mode torch is in."""
+    if isinstance(state, bytes):
+        return state
+    import ctypes
+
+    # Not state.numpy().tobytes(): under FakeTensorMode that returns garbage.
+    torch = sys.modules["torch"]
+    with torch._C.DisableTorchFunction():
+        return ctypes.string_at(state.data_ptr(), state.numel())
+
+
+def set_generator(generator: Any, state: Any, where: str) -> None:
+    """Set a generator from a tensor, or from the bytes of one.
+
+    Raises:
+        ValueError: as many bytes as this torch does not use.
+    """
+    if isinstance(state, bytes):
+        state = _as_tensor(generator, state, where)
+    generator.set_state(state)
+
+
+def _as_tensor(generator: Any, data: bytes, where: str) -> Any:
+    import ctypes
+
+    # The tensor is had from the generator itself, so that no torch operation runs that a
+    # mode or a default device could redirect.
+    torch = sys.modules["torch"]
+    tensor = generator.get_state()
+    with torch._C.DisableTorchFunction():
+        if tensor.numel() != len(data):
+            raise ValueError(
+                f"{where} must be {tensor.numel()} bytes for this torch, not {len(data)}"
+            )
+        ctypes.memmove(tensor.data_ptr(), data, len(data))
+    return tensor

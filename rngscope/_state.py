@@ -1,0 +1,422 @@
+"""``RNGState``: the states of all sources as one value."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import warnings
+
+from rngscope._open_scopes import lock
+from rngscope._sources import SOURCES, AcceleratorSource, choose
+from rngscope._sources.generators import GeneratorSource, dump_generator, load_generator
+from rngscope._sources.plain import check_keys, load_hex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Any, NoReturn, Self, TypeVar
+
+    from rngscope._sources import Source
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+
+FORMAT = 1
+
+
+class RNGState:
+    """The states of some sources at one moment: immutable, hashable, comparable.
+
+    Two states are equal if they hold the same sources in the same states. A source that
+    was not loaded, or an accelerator that had not started, when the state was captured is
+    not in it; to restore leaves that source alone.
+
+    Example:
+        >>> import random
+        >>> state = RNGState.capture(sources=["python"])
+        >>> first = random.random()
+        >>> state.restore()
+        >>> random.random() == first
+        True
+    """
+
+    __slots__ = ("_sources", "_generators", "_fingerprints")
+
+    _sources: dict[str, Any]
+    _generators: tuple[tuple[str, Any], ...]
+    _fingerprints: dict[str, str] | None
+
+    def __init__(self) -> None:
+        raise TypeError("an RNGState is made by RNGState.capture() or RNGState.from_state_dict()")
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"an RNGState cannot be changed, so {name!r} cannot be set")
+
+    @classmethod
+    def _made_of(cls, sources: dict[str, Any], generators: Iterable[tuple[str, Any]]) -> Self:
+        state = object.__new__(cls)
+        object.__setattr__(state, "_sources", sources)
+        object.__setattr__(state, "_generators", tuple(generators))
+        object.__setattr__(state, "_fingerprints", None)
+        return state
+
+    @classmethod
+    def capture(
+        cls,
+        *,
+        sources: Iterable[str] | None = None,
+        devices: Iterable[Any] | None = None,
+        generators: Iterable[Any] = (),
+    ) -> Self:
+        """Return the states of all sources that are loaded and started now.
+
+        Args:
+            sources, devices, generators: as in ``rng_scope``.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong.
+            RuntimeError: a CUDA graph is being captured.
+        """
+        chosen = choose(sources, devices, generators)
+        with lock:
+            captured = [(source, source.capture()) for source in chosen]
+        return cls._made_of(
+            {s.name: c for s, c in captured if c is not None and not _is_generator(s)},
+            [(s.kind, c) for s, c in captured if _is_generator(s)],  # type: ignore[attr-defined]
+        )
+
+    def restore(self, *, generators: Iterable[Any] = (), strict: bool = True) -> None:
+        """Put every source back to this state. If one cannot be, none is.
+
+        An accelerator that has not started gets its part when it starts; a mismatch that
+        shows only then is a warning.
+
+        Args:
+            generators: the objects whose states were captured, in the same order.
+            strict: False to restore what can be, with a warning for what is left out.
+
+        Raises:
+            ValueError: a library of the state is not imported, a started accelerator has
+                another number of devices, ``generators`` is not what was captured.
+            RuntimeError: a CUDA graph is being captured.
+        """
+        by_name: dict[str, Any] = {source.name: source for source in SOURCES}
+        mine = [source for source in choose([], None, generators)]
+        states = replayed_states(self, mine)
+        chosen: list[tuple[Source, Any]] = [(source, states[source.name]) for source in mine]
+        for name, state in self._sources.items():
+            try:
+                if name not in by_name or not by_name[name].is_present():
+                    raise ValueError(
+                        f"the state holds {name!r}, which is not there in this process; import "
+                        f"its library first, or leave it out with restore(strict=False)"
+                    )
+                by_name[name].check(state)
+                chosen.append((by_name[name], state))
+            except ValueError as error:
+                if strict:
+                    raise
+                warnings.warn(f"not restored: {error}", RuntimeWarning, stacklevel=2)
+                if isinstance(by_name.get(name), AcceleratorSource):
+                    some = by_name[name].only_present(state)
+                    if some is not None:
+                        chosen.append((some, state))
+        with lock:
+            before = [(source, source.capture()) for source, _ in chosen]
+            try:
+                for source, state in chosen:
+                    source.replay(state)
+            except BaseException:
+                for source, state in before:
+                    if state is not None:
+                        source.replay(state)
+                raise
+
+    def _all_fingerprints(self) -> dict[str, str]:
+        if self._fingerprints is None:
+            texts = {name: _text_of_source(name, s) for name, s in self._sources.items()}
+            for position, (kind, state) in enumerate(self._generators):
+                texts[f"generators[{position}]"] = _text(lambda: dump_generator(kind, state), state)
+            digests = {name: _digest(text) for name, text in texts.items()}
+            object.__setattr__(self, "_fingerprints", digests)
+        assert self._fingerprints is not None
+        return self._fingerprints
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a digest of 16 hexadecimal digits for each source by name."""
+        return dict(self._all_fingerprints())
+
+    def fingerprint(self) -> str:
+        """Return one digest of 16 hexadecimal digits for all sources together."""
+        return _digest(json.dumps(self._all_fingerprints(), sort_keys=True))
+
+    def differs_from(self, other: RNGState) -> list[str]:
+        """Return the names of the sources that differ, or that only one side has.
+
+        Raises:
+            TypeError: ``other`` is no RNGState.
+        """
+        if not isinstance(other, RNGState):
+            raise TypeError(f"an RNGState is compared with another one, not with {other!r}")
+        mine, theirs = self._all_fingerprints(), other._all_fingerprints()
+        return [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RNGState):
+            return NotImplemented
+        return self._all_fingerprints() == other._all_fingerprints()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{name}={digest}" for name, digest in self._all_fingerprints().items())
+        return f"<RNGState {inner}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RNGState.from_state_dict, (self.state_dict(),)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state in plain form: dict, list, str, int, float and None only.
+
+        It survives ``json``, and ``torch.save`` with ``torch.load(weights_only=True)``,
+        exactly.
+
+        Raises:
+            TypeError: a NumPy bit generator that is not NumPy's own.
+        """
+        return seal(
+            "RNGState",
+            {
+                "sources": {name: _dump(name, state) for name, state in self._sources.items()},
+                "generators": [dump_generator(kind, state) for kind, state in self._generators],
+            },
+        )
+
+    @classmethod
+    def from_state_dict(cls, state_dict: dict[str, Any]) -> Self:
+        """Return the state that ``state_dict()`` wrote, after checking every field.
+
+        A state of other library versions loads with a ``RuntimeWarning``.
+
+        Raises:
+            ValueError: naming the field that is wrong.
+        """
+        fields = check_seal(state_dict, "RNGState", {"sources", "generators"})
+        by_name = {source.name: source for source in SOURCES}
+        sources: dict[str, Any] = {}
+        if not isinstance(fields["sources"], dict):
+            raise ValueError(f"sources must be a dict, not {type(fields['sources']).__name__}")
+        for name, plain in fields["sources"].items():
+            if name not in by_name:
+                raise ValueError(
+                    f"sources holds {name!r}, which is unknown here; known are "
+                    f"{', '.join(map(repr, by_name))}"
+                )
+            sources[name] = by_name[name].load(plain)
+        if not isinstance(fields["generators"], list):
+            raise ValueError(
+                f"generators must be a list, not {type(fields['generators']).__name__}"
+            )
+        generators = [
+            load_generator(plain, f"generators[{position}]")
+            for position, plain in enumerate(fields["generators"])
+        ]
+        check_checksum(state_dict)
+        warn_of_versions(state_dict["versions"], sources)
+        return cls._made_of(sources, generators)
+
+
+def replayed_states(state: RNGState, sources: Iterable[Source]) -> dict[str, Any]:
+    """Return the states by source name, after checking that the generators fit.
+
+    Raises:
+        ValueError: another number of generators than the state holds, or other types.
+    """
+    mine: list[Any] = [source for source in sources if _is_generator(source)]
+    if len(mine) != len(state._generators):
+        raise ValueError(
+            f"the state holds {len(state._generators)} generator(s), but generators= names "
+            f"{len(mine)}; pass the objects that were captured, in the same order"
+        )
+    states = dict(state._sources)
+    for source, (kind, generator_state) in zip(mine, state._generators):
+        if source.kind != kind:
+            raise ValueError(f"{source.name} is a {source.kind}, but the state is one of a {kind}")
+        source.check(generator_state)
+        states[source.name] = generator_state
+    return states
+
+
+def _is_generator(source: Any) -> bool:
+    return isinstance(source, GeneratorSource)
+
+
+def _dump(name: str, state: Any) -> dict[str, Any]:
+    source = next(source for source in SOURCES if source.name == name)
+    return source.dump(state)  # type: ignore[no-any-return]
+
+
+def _text_of_source(name: str, state: Any) -> str:
+    return _text(lambda: _dump(name, state), state)
+
+
+def _text(dump: Callable[[], dict[str, Any]], state: Any) -> str:
+    """Return a text that is the same for equal states only."""
+    try:
+        plain: Any = dump()
+    except TypeError:
+        # A bit generator that is not NumPy's own: its state is compared, but not written.
+        plain = state
+    return json.dumps(plain, sort_keys=True, default=_as_plain)
+
+
+def _as_plain(value: Any) -> Any:
+    return value.__qualname__ if isinstance(value, type) else value.tolist()
+
+
+def _digest(text: str) -> str:
+    from hashlib import blake2b
+
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+# Sealed dicts: what both states and streams write -----------------------------------------
+
+
+def seal(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return ``fields`` with format, kind, library versions and checksum."""
+    sealed = {"rngscope": kind, "format": FORMAT, "versions": _versions(), **fields}
+    return {**sealed, "checksum": _checksum(sealed)}
+
+
+def check_seal(state_dict: object, kind: str, keys: set[str]) -> dict[str, Any]:
+    """Check all but the fields themselves and the checksum; return the dict.
+
+    Raises:
+        ValueError: it is no dict of this kind and format.
+    """
+    if not isinstance(state_dict, dict) or not all(isinstance(key, str) for key in state_dict):
+        raise ValueError(f"a state_dict of {kind} must be a dict, not {state_dict!r:.60}")
+    found = state_dict.get("rngscope")
+    if found != kind:
+        raise ValueError(f"this must be the state_dict of an {kind}, not of {found!r}")
+    if state_dict.get("format") != FORMAT or type(state_dict.get("format")) is not int:
+        raise ValueError(
+            f"format must be {FORMAT}, not {state_dict.get('format')!r}: it was written by "
+            f"another version of rngscope"
+        )
+    check_keys(state_dict, {"rngscope", "format", "versions", "checksum", *keys}, "state_dict")
+    versions = state_dict["versions"]
+    if not isinstance(versions, dict) or not all(
+        isinstance(text, str) for item in versions.items() for text in item
+    ):
+        raise ValueError("versions must be a dict from library to version")
+    load_hex(state_dict["checksum"], "checksum", 16)
+    return state_dict
+
+
+def check_checksum(state_dict: dict[str, Any]) -> None:
+    """Refuse a dict that is not what was written, although every field could be."""
+    fields = {key: value for key, value in state_dict.items() if key != "checksum"}
+    if _checksum(fields) != state_dict["checksum"]:
+        raise ValueError(
+            "checksum does not match: the state_dict has been changed or damaged since it "
+            "was written"
+        )
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    from hashlib import blake2b
+
+    return blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the libraries that are loaded."""
+    versions = {"python": platform.python_version()}
+    for name in ("numpy", "torch"):
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version is not None:
+            versions[name] = str(version)
+    return versions
+
+
+def warn_of_versions(versions: dict[str, str], sources: Iterable[str]) -> None:
+    """Warn if a source of the state belongs to another version than the one loaded here."""
+    here = _versions()
+    libraries = {name if name in ("python", "numpy") else "torch" for name in sources}
+    for library in sorted(libraries):
+        # What follows the plus sign is the kind of build: '2.13.0+cpu'.
+        there, now = (v.get(library, "").partition("+")[0] for v in (versions, here))
+        if there != now and now:
+            warnings.warn(
+                f"this state was written under {library} {there or '(unknown)'} and is loaded "
+                f"under {now}; its layout fits, but streams may change between versions",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+class assert_rng_unchanged:
+    """Check that a block leaves every global RNG as it was; also a decorator.
+
+    Sources that are there only at one end (torch imported, CUDA started meanwhile) are no
+    change.
+
+    Args:
+        sources, devices: as in ``rng_scope``.
+
+    Raises:
+        AssertionError: at exit, naming the sources that moved.
+
+    Example:
+        >>> import random
+        >>> with assert_rng_unchanged():
+        ...     with rng_scope(42):
+        ...         number = random.random()
+    """
+
+    __slots__ = ("_sources", "_devices", "_before")
+
+    def __init__(
+        self, *, sources: Iterable[str] | None = None, devices: Iterable[Any] | None = None
+    ) -> None:
+        choose(sources, devices)
+        self._sources = None if sources is None else list(sources)
+        self._devices = None if devices is None else list(devices)
+        self._before: list[RNGState] = []
+
+    def __enter__(self) -> Self:
+        self._before.append(self._capture())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        before = self._before.pop()
+        if error is None:
+            self._compare(before)
+
+    def _capture(self) -> RNGState:
+        return RNGState.capture(sources=self._sources, devices=self._devices)
+
+    def _compare(self, before: RNGState) -> None:
+        after = self._capture()
+        both = before._sources.keys() & after._sources.keys()
+        moved = [name for name in before.differs_from(after) if name in both]
+        if moved:
+            raise AssertionError(
+                f"the block moved the global RNG of {', '.join(map(repr, moved))}; wrap it in "
+                f"rng_scope(), or give its draws a generator of their own"
+            )
+
+    def __call__(self, function: Function) -> Function:
+        """Decorate a function: each call is checked."""
+        from rngscope._seeded import checked_by
+
+        return checked_by(self, function)
