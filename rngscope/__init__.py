@@ -8,9 +8,11 @@ from rngscope._scope import rng_scope, seed_all
 from rngscope._seeded import seeded
 from rngscope._seeds import derive_seed
 from rngscope._state import RNGState, assert_rng_unchanged
+from rngscope._stream import RNGStream
 
 __all__ = [
     "RNGState",
+    "RNGStream",
     "assert_rng_unchanged",
     "derive_seed",
     "rng_scope",

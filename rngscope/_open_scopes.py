@@ -47,10 +47,12 @@ class OpenScope:
         "seed",
         "independent",
         "replayed",
+        "begins_anyhow",
         "covered",
         "saved",
         "start",
         "position",
+        "inner",
         "code",
         "instruction",
         "thread",
@@ -63,12 +65,15 @@ class OpenScope:
         seed: int | None,
         independent: bool = False,
         replayed: dict[str, Any] | None = None,
+        begins_anyhow: bool = False,
     ) -> None:
         self.sources = sources
         self.seed = seed
         self.independent = independent
         #: Source name -> state to begin with.
         self.replayed = replayed
+        #: Whether sources begin although there is no seed.
+        self.begins_anyhow = begins_anyhow
         #: Those of the sources that are there.
         self.covered: tuple[Source, ...] = ()
         #: What was found at entry, one state for each covered source; None while not open.
@@ -77,6 +82,8 @@ class OpenScope:
         self.start: dict[Any, Any] | None = None
         #: Where it stopped, while the scope is put aside.
         self.position: dict[Any, Any] | None = None
+        #: The scopes that were put aside with it.
+        self.inner: tuple[OpenScope, ...] = ()
 
     # Entering --------------------------------------------------------------------------
 
@@ -100,24 +107,30 @@ class OpenScope:
                     _late_import.watch(take_up_what_appeared)
                 scopes.append(self)
                 covered = self.covered = present(self.sources)
-                for source in covered:
-                    saved.append(source.save())
                 seed = self.seed
-                if self.start is not None or seed is None:
-                    self._go_on(self.start or {})
-                else:
+                if seed is not None and self.start is None:
                     independent = self.independent
                     for source in covered:
-                        source.seed(seed, independent)
+                        source.save_and_seed(saved, seed, independent)
+                else:
+                    for source in covered:
+                        saved.append(source.save())
+                    if self.begins_anyhow or self.start is not None:
+                        self._go_on(self.start or {})
         except BaseException as error:
             self._close_after(error)
             raise
         return self
 
     def take_up(self) -> None:
-        """Enter again, where the stream was put aside."""
+        """Enter again where the stream was put aside, with the scopes that were above it."""
+        inner, self.inner = self.inner, ()
         self.start, self.position = self.position, None
         self.__enter__()
+        for scope in inner:
+            # One that was left meanwhile has no position any more.
+            if scope.position is not None:
+                scope.take_up()
 
     def _go_on(self, start: dict[Any, Any]) -> None:
         for source in self.covered:
@@ -130,12 +143,12 @@ class OpenScope:
 
     def _begin(self, source: Source) -> None:
         """Give one source the state that the stream begins with."""
-        if self.seed is not None:
+        if self.replayed is not None and source.name in self.replayed:
+            source.replay(self.replayed[source.name])
+        elif self.seed is not None:
             source.seed(self.seed, self.independent)
         elif source.is_switch:
             source.seed(0, False)
-        elif self.replayed is not None and source.name in self.replayed:
-            source.replay(self.replayed[source.name])
 
     # Leaving ---------------------------------------------------------------------------
 
@@ -170,7 +183,7 @@ class OpenScope:
             self._close_after(interruption)
             raise
         if crossed is not None:
-            _warn_of_order(self, crossed)
+            self._warn_of_order(crossed)
 
     __exit__ = leave
 
@@ -180,23 +193,33 @@ class OpenScope:
     leave._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     def put_aside(self) -> None:
-        """Leave, and remember in ``position`` where the stream stopped."""
+        """Leave, and remember in ``position`` where the stream stopped.
+
+        The scopes that this thread has opened above it are put aside with it: they belong
+        to the same body.
+        """
         try:
             with lock:
-                saved = self.saved or []
+                if scopes[-1] is not self:
+                    self._put_inner_aside()
+                found = zip(self.covered, self.saved or ())
                 if scopes[-1] is self:
                     self.position = {source.identity: source.save() for source in self.covered}
-                    for source, state in zip(self.covered, saved):
+                    for source, state in found:
                         source.restore(state)
                 else:
-                    self.position = {
-                        source.identity: self.exchange(source, state)
-                        for source, state in zip(self.covered, saved)
-                    }
+                    self.position = {s.identity: self.exchange(s, state) for s, state in found}
                 self._close()
         except BaseException as error:
             self._close_after(error)
             raise
+
+    def _put_inner_aside(self) -> None:
+        above = scopes[scopes.index(self) + 1 :]
+        self.inner = tuple(scope for scope in above if scope.thread == self.thread)
+        for scope in reversed(self.inner):
+            if scope.saved is not None:
+                scope.put_aside()
 
     def exchange(self, source: Source, state: Any) -> Any:
         """Set where the stream stands in one source, and return where it stood.
@@ -292,6 +315,16 @@ class OpenScope:
         if errors:
             raise_together("several errors while a scope was left", [error, *errors])
 
+    def _warn_of_order(self, crossed: OpenScope) -> None:
+        warnings.warn(
+            f"{self} was left while another one was still open above it: {crossed}; their "
+            f"draws came from one stream. Leave scopes in the reverse order of their entry. In "
+            f"a coroutine or generator, decorate the function with @seeded(...) instead of "
+            f"opening a scope in it: the decorator puts the scope aside at each suspension",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
     def __str__(self) -> str:
         import linecache
 
@@ -324,17 +357,6 @@ def take_up_what_appeared(library: str) -> None:
                     # To raise here would break the program's import.
                     message = f"{source.name} could not be seeded when it appeared: {error}"
                     warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def _warn_of_order(left: OpenScope, crossed: OpenScope) -> None:
-    warnings.warn(
-        f"{left} was left while another one was still open above it: {crossed}; their draws "
-        f"came from one stream. Leave scopes in the reverse order of their entry. In a "
-        f"coroutine or generator, decorate the function with @seeded(...) instead of "
-        f"opening a scope in it: the decorator puts the scope aside at each suspension",
-        RuntimeWarning,
-        stacklevel=4,
-    )
 
 
 def running_loop() -> Any:

@@ -68,14 +68,31 @@ class rng_scope(OpenScope):
         self.independent = independent
         self.sources = choose(sources, devices, generators, deterministic)
         self.replayed = None
-        if seed is None:
-            self.seed = None
-        elif type(seed) is RNGState:
-            self.seed = None
-            self.replayed = replayed_states(seed, self.sources)
+        self.begins_anyhow = deterministic
+        if type(seed) is int:
+            self.seed: int | None = check_seed(seed)
         else:
-            self.seed = check_seed(seed)
+            _, self.seed, _, self.replayed, self.begins_anyhow = self.values_with(seed)
         self.saved = self.start = self.position = None
+        self.inner = ()
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What an ``OpenScope`` of the same meaning is made of."""
+        return self.sources, self.seed, self.independent, self.replayed, self.begins_anyhow
+
+    def values_with(self, seed: SupportsIndex | RNGState | None) -> tuple[Any, ...]:
+        """The same with another seed.
+
+        Raises:
+            TypeError, ValueError: the seed is not one, or the state does not fit.
+        """
+        sources, independent, begins = self.sources, self.independent, self.begins_anyhow
+        if seed is None:
+            return sources, None, independent, None, begins
+        if isinstance(seed, RNGState):
+            return sources, None, independent, replayed_states(seed, sources), True
+        return sources, check_seed(seed), independent, None, begins
 
     def __call__(self, function: Function) -> Function:
         """Decorate a function: each call has a scope of its own, as under ``seeded``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import sys
@@ -135,9 +136,11 @@ class RNGState:
 
     def _all_fingerprints(self) -> dict[str, str]:
         if self._fingerprints is None:
-            texts = {name: _text_of_source(name, s) for name, s in self._sources.items()}
+            dumps = {source.name: source.dump for source in SOURCES}
+            texts = {name: _text(dumps[name], state) for name, state in self._sources.items()}
             for position, (kind, state) in enumerate(self._generators):
-                texts[f"generators[{position}]"] = _text(lambda: dump_generator(kind, state), state)
+                dump = functools.partial(dump_generator, kind)
+                texts[f"generators[{position}]"] = _text(dump, state)
             digests = {name: _digest(text) for name, text in texts.items()}
             object.__setattr__(self, "_fingerprints", digests)
         assert self._fingerprints is not None
@@ -189,7 +192,7 @@ class RNGState:
         return seal(
             "RNGState",
             {
-                "sources": {name: _dump(name, state) for name, state in self._sources.items()},
+                "sources": dump_sources(self._sources, SOURCES),
                 "generators": [dump_generator(kind, state) for kind, state in self._generators],
             },
         )
@@ -203,18 +206,8 @@ class RNGState:
         Raises:
             ValueError: naming the field that is wrong.
         """
-        fields = check_seal(state_dict, "RNGState", {"sources", "generators"})
-        by_name = {source.name: source for source in SOURCES}
-        sources: dict[str, Any] = {}
-        if not isinstance(fields["sources"], dict):
-            raise ValueError(f"sources must be a dict, not {type(fields['sources']).__name__}")
-        for name, plain in fields["sources"].items():
-            if name not in by_name:
-                raise ValueError(
-                    f"sources holds {name!r}, which is unknown here; known are "
-                    f"{', '.join(map(repr, by_name))}"
-                )
-            sources[name] = by_name[name].load(plain)
+        fields = unseal(state_dict, "RNGState", {"sources", "generators"})
+        sources = load_sources(fields["sources"], SOURCES, "sources")
         if not isinstance(fields["generators"], list):
             raise ValueError(
                 f"generators must be a list, not {type(fields['generators']).__name__}"
@@ -223,8 +216,6 @@ class RNGState:
             load_generator(plain, f"generators[{position}]")
             for position, plain in enumerate(fields["generators"])
         ]
-        check_checksum(state_dict)
-        warn_of_versions(state_dict["versions"], sources)
         return cls._made_of(sources, generators)
 
 
@@ -253,19 +244,10 @@ def _is_generator(source: Any) -> bool:
     return isinstance(source, GeneratorSource)
 
 
-def _dump(name: str, state: Any) -> dict[str, Any]:
-    source = next(source for source in SOURCES if source.name == name)
-    return source.dump(state)  # type: ignore[no-any-return]
-
-
-def _text_of_source(name: str, state: Any) -> str:
-    return _text(lambda: _dump(name, state), state)
-
-
-def _text(dump: Callable[[], dict[str, Any]], state: Any) -> str:
+def _text(dump: Callable[[Any], dict[str, Any]], state: Any) -> str:
     """Return a text that is the same for equal states only."""
     try:
-        plain: Any = dump()
+        plain: Any = dump(state)
     except TypeError:
         # A bit generator that is not NumPy's own: its state is compared, but not written.
         plain = state
@@ -282,7 +264,26 @@ def _digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-# Sealed dicts: what both states and streams write -----------------------------------------
+# Plain form: what both states and streams write -------------------------------------------
+
+
+def dump_sources(states: dict[str, Any], sources: Iterable[Source]) -> dict[str, Any]:
+    """Return captured states by source name in plain form."""
+    return {s.name: s.dump(states[s.name]) for s in sources if s.name in states}
+
+
+def load_sources(plain: object, sources: Iterable[Source], where: str) -> dict[str, Any]:
+    """Return the states that ``dump_sources`` wrote, after checking every field."""
+    if not isinstance(plain, dict):
+        raise ValueError(f"{where} must be a dict, not {type(plain).__name__}")
+    known = {source.name: source for source in sources}
+    for name in plain:
+        if name not in known:
+            raise ValueError(
+                f"{where} holds {name!r}, which is unknown here; known are "
+                f"{', '.join(map(repr, known))}"
+            )
+    return {name: known[name].load(fields) for name, fields in plain.items()}
 
 
 def seal(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -291,20 +292,20 @@ def seal(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {**sealed, "checksum": _checksum(sealed)}
 
 
-def check_seal(state_dict: object, kind: str, keys: set[str]) -> dict[str, Any]:
-    """Check all but the fields themselves and the checksum; return the dict.
+def unseal(state_dict: object, kind: str, keys: set[str]) -> dict[str, Any]:
+    """Check that a dict is what ``seal`` returned for this kind, and return it.
 
     Raises:
-        ValueError: it is no dict of this kind and format.
+        ValueError: naming the field that is wrong.
     """
     if not isinstance(state_dict, dict) or not all(isinstance(key, str) for key in state_dict):
         raise ValueError(f"a state_dict of {kind} must be a dict, not {state_dict!r:.60}")
     found = state_dict.get("rngscope")
     if found != kind:
-        raise ValueError(f"this must be the state_dict of an {kind}, not of {found!r}")
-    if state_dict.get("format") != FORMAT or type(state_dict.get("format")) is not int:
+        raise ValueError(f"this must be the state_dict of an {kind}, not of {found!r:.60}")
+    if type(state_dict.get("format")) is not int or state_dict["format"] != FORMAT:
         raise ValueError(
-            f"format must be {FORMAT}, not {state_dict.get('format')!r}: it was written by "
+            f"format must be {FORMAT}, not {state_dict.get('format')!r:.60}: it was written by "
             f"another version of rngscope"
         )
     check_keys(state_dict, {"rngscope", "format", "versions", "checksum", *keys}, "state_dict")
@@ -313,24 +314,26 @@ def check_seal(state_dict: object, kind: str, keys: set[str]) -> dict[str, Any]:
         isinstance(text, str) for item in versions.items() for text in item
     ):
         raise ValueError("versions must be a dict from library to version")
-    load_hex(state_dict["checksum"], "checksum", 16)
-    return state_dict
-
-
-def check_checksum(state_dict: dict[str, Any]) -> None:
-    """Refuse a dict that is not what was written, although every field could be."""
-    fields = {key: value for key, value in state_dict.items() if key != "checksum"}
-    if _checksum(fields) != state_dict["checksum"]:
+    checksum = load_hex(state_dict["checksum"], "checksum", 16).hex()
+    try:
+        is_what_was_written = checksum == _checksum(state_dict)
+    except (TypeError, ValueError, RecursionError):
+        # Something that no state_dict holds: its field says so better.
+        return state_dict
+    if not is_what_was_written:
         raise ValueError(
-            "checksum does not match: the state_dict has been changed or damaged since it "
-            "was written"
+            "checksum does not match: the state_dict has been changed or damaged since it was "
+            "written"
         )
+    _warn_of_versions(versions, kind)
+    return state_dict
 
 
 def _checksum(fields: dict[str, Any]) -> str:
     from hashlib import blake2b
 
-    return blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=16).hexdigest()
+    text = json.dumps({k: v for k, v in fields.items() if k != "checksum"}, sort_keys=True)
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _versions() -> dict[str, str]:
@@ -343,19 +346,17 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def warn_of_versions(versions: dict[str, str], sources: Iterable[str]) -> None:
-    """Warn if a source of the state belongs to another version than the one loaded here."""
-    here = _versions()
-    libraries = {name if name in ("python", "numpy") else "torch" for name in sources}
-    for library in sorted(libraries):
+def _warn_of_versions(versions: dict[str, str], kind: str) -> None:
+    """Warn if a library of the state is loaded here in another version."""
+    for library, now in _versions().items():
         # What follows the plus sign is the kind of build: '2.13.0+cpu'.
-        there, now = (v.get(library, "").partition("+")[0] for v in (versions, here))
-        if there != now and now:
+        there = versions.get(library, now)
+        if there.partition("+")[0] != now.partition("+")[0]:
             warnings.warn(
-                f"this state was written under {library} {there or '(unknown)'} and is loaded "
-                f"under {now}; its layout fits, but streams may change between versions",
+                f"this {kind} was written under {library} {there} and is loaded under {now}; "
+                f"if its layout fits, it is taken, but streams may change between versions",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
@@ -417,6 +418,30 @@ class assert_rng_unchanged:
 
     def __call__(self, function: Function) -> Function:
         """Decorate a function: each call is checked."""
-        from rngscope._seeded import checked_by
+        from rngscope._seeded import decorate
 
-        return checked_by(self, function)
+        return decorate(function, lambda args, kwargs: _Check(self))  # type: ignore[no-any-return]
+
+
+class _Check:
+    """The check of one call; of a body that suspends, of each of its steps."""
+
+    __slots__ = ("_check", "_before")
+
+    def __init__(self, check: assert_rng_unchanged) -> None:
+        self._check = check
+
+    def take_up(self) -> None:
+        self._before = self._check._capture()
+
+    __enter__ = take_up
+
+    def put_aside(self) -> None:
+        self._check._compare(self._before)
+
+    def leave(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        # A body that ends says so with one of these.
+        if kind is None or kind in (StopIteration, StopAsyncIteration):
+            self._check._compare(self._before)
+
+    __exit__ = leave

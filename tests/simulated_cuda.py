@@ -11,6 +11,7 @@ before the start, which on a real machine poisons a later fork, is an error here
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -25,6 +26,9 @@ from torch._utils import _LazySeedTracker
 ACCELERATORS = ("cuda", "xpu", "mtia")
 
 _MISSING = object()
+
+#: How many names ``torch._C`` has had of late.
+_sizes: deque[int] = deque(maxlen=64)
 
 
 class Misuse(AssertionError):
@@ -300,6 +304,13 @@ def simulated_cuda(
         for target, attribute, value in accelerator._stand_ins():
             replaced.append((target, attribute, vars(target).get(attribute, _MISSING)))
             setattr(target, attribute, value)
+        # In real life torch never loses an accelerator, so that a size of its namespace that
+        # was seen before is proof enough that nothing has changed. Here each is a new one.
+        while len(vars(torch._C)) in _sizes:
+            attribute = f"_simulated_{name}_{len(replaced)}"
+            replaced.append((torch._C, attribute, _MISSING))
+            setattr(torch._C, attribute, None)
+        _sizes.append(len(vars(torch._C)))
         accelerator._queue_what_torch_queues()
         yield accelerator
         locked = accelerator.module._initialization_lock.locked()

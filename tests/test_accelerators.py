@@ -782,7 +782,7 @@ def test_a_scope_entered_while_another_thread_starts_the_accelerator_waits_for_i
 
 
 @needs_fork
-def test_scopes_of_two_threads_around_a_start_do_not_wait_for_each_other(name):
+def test_scopes_of_two_threads_around_a_start_do_not_wait_for_each_other():
     """Law 5: a queued call with a scope and a scope that waits for the start: no deadlock."""
     inside, entering = threading.Event(), threading.Event()
 
@@ -797,7 +797,7 @@ def test_scopes_of_two_threads_around_a_start_do_not_wait_for_each_other(name):
     def enter():
         inside.wait(20)
         entering.set()
-        with rng_scope(42, sources=[name]):
+        with rng_scope(42, sources=["cuda"]):
             pass
 
     def child():
@@ -809,7 +809,7 @@ def test_scopes_of_two_threads_around_a_start_do_not_wait_for_each_other(name):
         assert not any(thread.is_alive() for thread in threads), "deadlock"
         assert accelerator.states() == accelerator.fresh
 
-    with simulated_cuda(2, name=name) as accelerator:
+    with simulated_cuda(2) as accelerator:
         accelerator.module._lazy_call(use_a_scope)
         # In a child, where a deadlock hangs nothing else.
         in_child(child)
@@ -1442,12 +1442,33 @@ def test_scopes_left_out_of_order_give_the_program_its_own_back(
             assert state_bytes(accelerator.generators[0]) == state_bytes(hand_seeded(seeds[1]))
         draw_covered()
         leave(second)
-        if moment in ("before", "after", "never"):
+        if moment in ("before", "after", "never") and devices == (None, None):
             assert accelerator.queue() == waiting
         start.get("after", int)()
         if moment != "never":
             assert_all(accelerator, lambda index: program.outcome(accelerator, index))
         assert on_the_cpu() == before
+
+
+@pytest.mark.parametrize("devices", [([0], None), (None, [0]), ([0], [1]), ([0], [0])], ids=str)
+@pytest.mark.parametrize("seeds", SEEDS[::3])
+@by_few_programs
+def test_scopes_over_different_devices_left_out_of_order_leave_nothing_in_the_queue(
+    name, program, seeds, devices
+):
+    """Laws 4 and 5: once all are closed our entries are gone, whatever devices they covered."""
+    with simulated_cuda(2, name=name) as accelerator:
+        program.run(accelerator.module)
+        waiting = accelerator.queue()
+        first = rng_scope(seeds[0], devices=devices[0])
+        second = rng_scope(seeds[1], devices=devices[1])
+        first.__enter__()
+        second.__enter__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            leave(first)
+        leave(second)
+        assert accelerator.queue() == waiting
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1)], ids=str)
@@ -1525,16 +1546,16 @@ def assert_usable(accelerator):
     assert on_the_cpu() == before
 
 
-@pytest.mark.parametrize("error", [OSError("no state"), Boom("no state")], ids=repr)
+@pytest.mark.parametrize("kind", [OSError, Boom])
 @pytest.mark.parametrize("index", [0, 1, 7])
 @pytest.mark.parametrize("seed", [42, None])
-def test_a_device_that_cannot_be_saved_fails_the_entry(name, index, seed, error):
+def test_a_device_that_cannot_be_saved_fails_the_entry(name, index, seed, kind):
     """Law 2: the error comes out as itself and everything is what it was."""
     with simulated_cuda(8, name=name, breakable=True) as accelerator:
         accelerator.start()
-        accelerator.fail(index, "get_state", error)
+        error = accelerator.fail(index, "get_state", kind("no state"))
         before = on_the_cpu()
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises(kind) as caught:
             rng_scope(seed).__enter__()
         assert caught.value is error
         assert accelerator.states() == accelerator.fresh
@@ -1542,15 +1563,15 @@ def test_a_device_that_cannot_be_saved_fails_the_entry(name, index, seed, error)
         assert_usable(accelerator)
 
 
-@pytest.mark.parametrize("error", [OSError("no seed"), Boom("no seed")], ids=repr)
+@pytest.mark.parametrize("kind", [OSError, Boom])
 @pytest.mark.parametrize("index", [0, 1, 7])
-def test_a_device_that_cannot_be_seeded_fails_the_entry(name, index, error):
+def test_a_device_that_cannot_be_seeded_fails_the_entry(name, index, kind):
     """Law 2: what was seeded before it is put back."""
     with simulated_cuda(8, name=name, breakable=True) as accelerator:
         accelerator.start()
-        accelerator.fail(index, "change", error, times=1)
+        error = accelerator.fail(index, "change", kind("no seed"), times=1)
         before = on_the_cpu()
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises(kind) as caught:
             rng_scope(42).__enter__()
         assert caught.value is error
         assert accelerator.states() == accelerator.fresh
@@ -1574,52 +1595,54 @@ def test_a_device_that_can_neither_be_seeded_nor_restored_fails_the_entry_alone(
         assert_usable(accelerator)
 
 
-@pytest.mark.parametrize("body_error", [None, ZeroDivisionError("body")], ids=repr)
-@pytest.mark.parametrize("error", [OSError("no way back"), Boom("no way back")], ids=repr)
+@pytest.mark.parametrize("body_fails", [False, True], ids=["body passes", "body fails"])
+@pytest.mark.parametrize("kind", [OSError, Boom])
 @pytest.mark.parametrize("index", [0, 1, 7])
 @pytest.mark.parametrize("start", ["before", "inside"])
 def test_a_device_that_cannot_be_restored_keeps_no_other_from_it(
-    name, start, index, error, body_error
+    name, start, index, kind, body_fails
 ):
     """Law 2: the others are restored, then the error is raised; the body's is its context."""
+    error, body_error = kind("no way back"), ZeroDivisionError("body")
     with simulated_cuda(8, name=name, breakable=True) as accelerator:
         if start == "before":
             accelerator.start()
         before = on_the_cpu()
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises(kind) as caught:
             with rng_scope(42):
                 accelerator.start()
                 draw(accelerator)
                 random.random(), np.random.random(), torch.rand(1)
                 accelerator.fail(index, "set_state", error)
-                if body_error:
+                if body_fails:
                     raise body_error
         assert caught.value is error
-        assert caught.value.__context__ is body_error
+        assert caught.value.__context__ is (body_error if body_fails else None)
         for number, state in enumerate(accelerator.states()):
             assert (state == accelerator.fresh[number]) == (number != index)
         assert on_the_cpu() == before
         assert_usable(accelerator)
 
 
-@pytest.mark.parametrize("second", [OSError("second"), Boom("second")], ids=repr)
-@pytest.mark.parametrize("body_error", [None, ZeroDivisionError("body")], ids=repr)
-def test_two_devices_that_cannot_be_restored_are_reported_together(name, second, body_error):
+@pytest.mark.parametrize("kind", [OSError, Boom])
+@pytest.mark.parametrize("body_fails", [False, True], ids=["body passes", "body fails"])
+def test_two_devices_that_cannot_be_restored_are_reported_together(name, kind, body_fails):
     """Law 2: several errors are one group, a BaseExceptionGroup when one is no Exception."""
+    body_error = ZeroDivisionError("body")
     with simulated_cuda(8, name=name, breakable=True) as accelerator:
         accelerator.start()
         before = on_the_cpu()
-        first = OSError("first")
+        first, second = OSError("first"), kind("second")
         with pytest.raises(BaseExceptionGroup) as caught:
             with rng_scope(42):
                 draw(accelerator)
                 accelerator.fail(2, "set_state", first)
                 accelerator.fail(5, "set_state", second)
-                if body_error:
+                if body_fails:
                     raise body_error
         assert leaves(caught.value) == [first, second]
-        assert isinstance(caught.value, ExceptionGroup) == isinstance(second, Exception)
-        assert caught.value.__context__ is body_error
+        assert isinstance(caught.value, ExceptionGroup) == issubclass(kind, Exception)
+        assert caught.value.__context__ is (body_error if body_fails else None)
         for number, state in enumerate(accelerator.states()):
             assert (state == accelerator.fresh[number]) == (number not in (2, 5))
         assert on_the_cpu() == before
@@ -1923,9 +1946,10 @@ def test_a_scope_that_leaves_cuda_out_can_be_entered_during_a_capture(left_out):
 
 
 @pytest.mark.parametrize("start", ["before", "inside"])
-@pytest.mark.parametrize("body_error", [None, ZeroDivisionError("body")], ids=repr)
-def test_leaving_during_a_capture_restores_the_others_and_then_raises(start, body_error):
+@pytest.mark.parametrize("body_fails", [False, True], ids=["body passes", "body fails"])
+def test_leaving_during_a_capture_restores_the_others_and_then_raises(start, body_fails):
     """Law 7: python, NumPy and torch on the CPU come back, the error says why CUDA does not."""
+    body_error = ZeroDivisionError("body")
     with simulated_cuda(2, breakable=True) as cuda:
         if start == "before":
             cuda.start()
@@ -1935,9 +1959,9 @@ def test_leaving_during_a_capture_restores_the_others_and_then_raises(start, bod
                 cuda.start()
                 random.random(), np.random.random(), torch.rand(1)
                 cuda.capturing = True
-                if body_error:
+                if body_fails:
                     raise body_error
-        assert caught.value.__context__ is body_error
+        assert caught.value.__context__ is (body_error if body_fails else None)
         assert on_the_cpu() == before
         assert cuda.states() == [state_bytes(hand_seeded(42))] * 2
         cuda.capturing = False

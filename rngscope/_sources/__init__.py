@@ -49,8 +49,17 @@ if TYPE_CHECKING:
         def seed(self, seed: int, independent: bool) -> None:
             """Seed as the library itself would, or with a seed derived from the name."""
 
+        def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
+            """Append to ``saved`` what ``save`` returns, then seed.
+
+            Appended before anything changes, so that an interrupt in between loses nothing.
+            """
+
         def capture(self) -> Any:
             """Return a state of values only; None if there is none now."""
+
+        def portable(self, state: Any) -> Any:
+            """Return the captured form of a saved state; None if it has none."""
 
         def replay(self, state: Any) -> None:
             """Continue from a state that was captured or loaded, here or elsewhere."""
@@ -71,16 +80,17 @@ if TYPE_CHECKING:
     # devices of theirs: pass_on(upper, state) -> (upper, displaced, rest).
 
 
-SOURCES: tuple[Any, ...] = (
-    PythonSource(),
-    NumpySource(),
-    TorchSource(),
+_ACCELERATORS = (
     AcceleratorSource("cuda"),
     AcceleratorSource("xpu"),
     MpsSource("mps"),
     MtiaSource("mtia"),
     PrivateSource(""),
 )
+_OTHERS = (PythonSource(), NumpySource(), TorchSource())
+
+#: All sources. Accelerators first: they alone refuse an entry, and then nothing is touched.
+SOURCES: tuple[Any, ...] = (*_ACCELERATORS, *_OTHERS)
 
 
 #: Module that a source waits for -> what tells whether it has brought the generators.
@@ -111,7 +121,7 @@ def present(sources: tuple[Source, ...]) -> tuple[Source, ...]:
             _lengths = len(_names[0]), len(_names[1])
             _present = tuple(source for source in SOURCES if source.is_present())
             return _present
-    return tuple(source for source in sources if source.is_present())
+    return tuple([source for source in sources if source.is_present()])
 
 
 def choose(
@@ -151,7 +161,7 @@ def _by_name(sources: Iterable[str] | None) -> list[Any]:
         names = list(sources)
     except TypeError:
         raise TypeError(f"sources must be a list of names, not {sources!r}") from None
-    known = {source.name: source for source in SOURCES}
+    known = {source.name: source for source in (*_OTHERS, *_ACCELERATORS)}
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"sources must be a list of names, but one of them is {name!r}")

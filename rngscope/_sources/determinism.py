@@ -28,6 +28,9 @@ class DeterminismSource:
     def is_present(self) -> bool:
         return torch_module() is not None
 
+    def portable(self, state: Any) -> None:
+        """Return nothing: these are switches, they have no stream."""
+
     def save(self) -> Any:
         torch = sys.modules["torch"]
         inductor = sys.modules.get("torch._inductor.config")
@@ -55,6 +58,10 @@ class DeterminismSource:
             os.environ.pop(_WORKSPACE, None)
         else:
             os.environ[_WORKSPACE] = workspace
+
+    def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
+        saved.append(self.save())
+        self.seed(seed, independent)
 
     def seed(self, seed: int, independent: bool) -> None:
         self.restore((True, False, True, False, True, os.environ.get(_WORKSPACE, ":4096:8")))

@@ -50,6 +50,9 @@ class GeneratorSource:
 
     replay = restore
 
+    def portable(self, state: Any) -> Any:
+        return state
+
     def is_present(self) -> bool:
         return True
 
@@ -61,6 +64,10 @@ class GeneratorSource:
         """
         self.verbs.check(self.generator, state, self.name)
 
+    def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
+        saved.append(self.save())
+        self.seed(seed, independent)
+
     def seed(self, seed: int, independent: bool) -> None:
         if independent:
             seed = source_seed(seed, "generators", self.position)
@@ -68,6 +75,13 @@ class GeneratorSource:
 
     def dump(self, state: Any) -> dict[str, Any]:
         return dump_generator(self.kind, state)
+
+    def load(self, fields: Any) -> Any:
+        kind, state = load_generator(fields, self.name)
+        if kind != self.kind:
+            raise ValueError(f"{self.name} is a {self.kind}, but the state is one of a {kind}")
+        self.check(state)
+        return state
 
 
 class _PythonRandom:

@@ -53,12 +53,10 @@ class NumpySource:
         self._images = memory.SeedImages()
 
     def save(self) -> Any:
-        views = self._views
-        if views is None or views.global_state._bit_generator is not views.bit_generator:
+        views = self._open_views()
+        if views is None:
             module = sys.modules["numpy.random"]
-            views = self._views_of(module)
-            if views is None:
-                return module.get_bit_generator(), module.get_state(legacy=False)
+            return module.get_bit_generator(), module.get_state(legacy=False)
         # NumPy draws arrays without the GIL, under this lock.
         with views.lock:
             return views.bit_generator, bytes(views.words), bytes(views.gauss)
@@ -66,23 +64,22 @@ class NumpySource:
     def capture(self) -> Any:
         if numpy_random() is None:
             return None
-        bit_generator, *words = self.save()
-        return (name_of(bit_generator), *words)
+        return self.portable(self.save())
+
+    def portable(self, state: Any) -> Any:
+        return None if state is None else (name_of(state[0]), *state[1:])
 
     def restore(self, state: Any) -> None:
-        views = self._views
-        if len(state) == 3 and views is not None:
-            bit_generator, words, gauss = state
-            if views.global_state._bit_generator is bit_generator is views.bit_generator:
-                with views.lock:
-                    views.words[:] = words
-                    views.gauss[:] = gauss
-                return
-        module = sys.modules["numpy.random"]
-        # The object first: its words mean nothing to a bit generator of another type.
-        # To install the same object again also drops a cached Gaussian.
-        module.set_bit_generator(state[0])
-        self._write(module, state)
+        views = self._open_views()
+        if views is None or len(state) != 3 or views.bit_generator is not state[0]:
+            module = sys.modules["numpy.random"]
+            # The object first: its words mean nothing to a bit generator of another type.
+            # To install the same object again also drops a cached Gaussian.
+            module.set_bit_generator(state[0])
+            self._write(state)
+            return
+        with views.lock:
+            _, views.words[:], views.gauss[:] = state
 
     def replay(self, state: Any) -> None:
         module = sys.modules["numpy.random"]
@@ -91,45 +88,60 @@ class NumpySource:
             # The current object must not change: the scope's exit puts it back.
             made = getattr(module, kind) if isinstance(kind, str) else kind
             module.set_bit_generator(made())
-        self._write(module, state)
+        self._write(state)
 
-    def _write(self, module: ModuleType, state: Any) -> None:
-        views = self._views_of(module) if len(state) == 3 else None
-        if views is not None:
-            views.write(state[1], state[2])
-        else:
-            module.set_state(as_fields(state))
+    def _write(self, state: Any) -> None:
+        views = self._open_views()
+        if views is None or len(state) != 3:
+            sys.modules["numpy.random"].set_state(as_fields(state))
+            return
+        with views.lock:
+            _, views.words[:], views.gauss[:] = state
+
+    def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
+        views = self._views
+        if views is None or views.global_state._bit_generator is not views.bit_generator:
+            saved.append(self.save())
+            self.seed(seed, independent)
+            return
+        if independent:
+            seed = source_seed(seed, self.name)
+        words = self._images.get(seed) or self._words_of(seed, views)
+        with views.lock:
+            saved.append((views.bit_generator, bytes(views.words), bytes(views.gauss)))
+            views.words[:] = words
+            views.gauss[:] = _NO_GAUSS
 
     def seed(self, seed: int, independent: bool) -> None:
         if independent:
             seed = source_seed(seed, self.name)
-        views = self._views
-        if views is None or views.global_state._bit_generator is not views.bit_generator:
+        views = self._open_views()
+        if views is None:
             module = sys.modules["numpy.random"]
-            views = self._views_of(module)
-            if views is None:
-                module.seed(numpy_seed(seed))
-                # Under another bit generator than MT19937, seed() leaves a cached Gaussian
-                # behind (numpy#32062); installing the same object drops it.
-                module.set_bit_generator(module.get_bit_generator())
-                return
-        words = self._images.get(seed)
-        if words is None:
-            # On a scratch object: numpy.random.seed() forgets the seed_seq of the global one.
-            views.scratch.seed(numpy_seed(seed))
-            words = views.scratch_words
-            if self._images.wants(seed):
-                words = self._images[seed] = bytes(words)
+            module.seed(numpy_seed(seed))
+            # Under another bit generator than MT19937, seed() leaves a cached Gaussian
+            # behind (numpy#32062); installing the same object drops it.
+            module.set_bit_generator(module.get_bit_generator())
+            return
+        words = self._images.get(seed) or self._words_of(seed, views)
         with views.lock:
             views.words[:] = words
             views.gauss[:] = _NO_GAUSS
 
-    def _views_of(self, module: ModuleType) -> _Views | None:
-        """Return views of what the global generator runs on now, if it has the known layout."""
+    def _words_of(self, seed: int, views: _Views) -> bytes | memoryview:
+        # On a scratch object: numpy.random.seed() forgets the seed_seq of the global one.
+        views.scratch.seed(numpy_seed(seed))
+        if not self._images.wants(seed):
+            return views.scratch_words
+        words = self._images[seed] = bytes(views.scratch_words)
+        return words
+
+    def _open_views(self) -> _Views | None:
+        """Return views of what the global generator runs on now, if its layout is known."""
         views = self._views
         if views is None:
-            views = self._views = _Views(module)
-        if views.bit_generator is views.global_state._bit_generator or views.reopen():
+            views = self._views = _Views(sys.modules["numpy.random"])
+        if views.global_state._bit_generator is views.bit_generator or views.reopen():
             return views
         return None
 
@@ -189,11 +201,6 @@ class _Views:
         self.lock = lock if isinstance(lock, _REENTRANT) else _PatientLock(lock)
         self.bit_generator = bit_generator
         return True
-
-    def write(self, words: bytes, gauss: bytes) -> None:
-        with self.lock:
-            self.words[:] = words
-            self.gauss[:] = gauss
 
 
 class _PatientLock:

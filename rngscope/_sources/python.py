@@ -62,6 +62,10 @@ class PythonSource:
 
     replay = restore
 
+    def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
+        saved.append(self.save())
+        self.seed(seed, independent)
+
     def seed(self, seed: int, independent: bool) -> None:
         if independent:
             seed = source_seed(seed, self.name)
@@ -84,6 +88,9 @@ class PythonSource:
 
     def check(self, state: Any) -> None:
         pass
+
+    def portable(self, state: Any) -> Any:
+        return state
 
     def dump(self, state: Any) -> dict[str, Any]:
         return dump_python(state)

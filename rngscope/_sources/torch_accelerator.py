@@ -156,7 +156,18 @@ class AcceleratorSource:
         module = self.module()
         return self.save() if module is not None and self.is_started(module) else None
 
+    def portable(self, state: Any) -> Any:
+        # What is only queued has no state yet.
+        parts = state if isinstance(state, tuple) else (state,)
+        found = {i: s for part in parts if isinstance(part, dict) for i, s in part.items()}
+        return found or None
+
     def restore(self, state: Any) -> None:
+        if isinstance(state, tuple):
+            # In parts: other scopes stood above this one with some of the devices.
+            for part in state:
+                self.restore(part)
+            return
         module = self.module()
         if module is None:
             return
@@ -170,6 +181,10 @@ class AcceleratorSource:
             state = state.states(module)
         _refuse_capture(module, self.name, "restore")
         self.set_each(module, state)
+
+    def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
+        saved.append(self.save())
+        self.seed(seed, independent)
 
     def seed(self, seed: int, independent: bool) -> None:
         self._change(_Seed(self, seed, independent))
@@ -237,6 +252,14 @@ class AcceleratorSource:
         if module is None:
             # A forked child: nothing will be put back.
             return upper, state, None
+        if isinstance(state, tuple):
+            displaced: tuple[Any, ...] = ()
+            rests: tuple[Any, ...] = ()
+            for part in state:
+                upper, was, rest = self.pass_on(upper, part)
+                displaced += () if was is None else (was,)
+                rests += () if rest is None else (rest,)
+            return upper, displaced or None, rests or None
         if not self.is_started(module):
             return upper.exchange(state)  # type: ignore[no-any-return]
         state = state.states(module) if isinstance(state, QueuedState) else state

@@ -29,41 +29,51 @@ class TorchSource:
     keeps_fresh_seed_after_fork = False
 
     def __init__(self) -> None:
+        self._generator: Any = None
         self._images = SeedImages()
 
+    def is_present(self) -> bool:
+        torch = torch_module()
+        self._generator = None if torch is None else torch.default_generator
+        return torch is not None
+
     def save(self) -> Any:
-        return sys.modules["torch"].default_generator.get_state()
+        return self._generator.get_state()
 
     def capture(self) -> Any:
-        return None if torch_module() is None else self.save()
+        return self.save() if self.is_present() else None
 
     def restore(self, state: Any) -> None:
-        set_generator(sys.modules["torch"].default_generator, state, self.name)
+        if type(state) is bytes:
+            state = as_tensor(self._generator, state, self.name)
+        self._generator.set_state(state)
 
     replay = restore
+
+    def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
+        saved.append(self._generator.get_state())
+        self.seed(seed, independent)
 
     def seed(self, seed: int, independent: bool) -> None:
         if independent:
             seed = source_seed(seed, self.name)
-        generator = sys.modules["torch"].default_generator
         image = self._images.get(seed)
         if image is not None:
-            generator.set_state(image)
+            self._generator.set_state(image)
             return
         # Not torch.manual_seed: it also queues a seed for every accelerator that has not
         # started, each with a formatted stack.
-        generator.manual_seed(seed)
+        self._generator.manual_seed(seed)
         if self._images.wants(seed):
-            self._images[seed] = generator.get_state()
-
-    def is_present(self) -> bool:
-        return torch_module() is not None
+            self._images[seed] = self._generator.get_state()
 
     def check(self, state: Any) -> None:
         """Refuse bytes that were loaded before torch was there to check them."""
-        torch = torch_module()
-        if torch is not None and isinstance(state, bytes):
-            set_generator(torch.Generator(), state, self.name)
+        if type(state) is bytes and self.is_present():
+            as_tensor(self._generator, state, self.name)
+
+    def portable(self, state: Any) -> Any:
+        return state
 
     def dump(self, state: Any) -> dict[str, Any]:
         return {"state": tensor_bytes(state).hex()}
@@ -104,17 +114,18 @@ def tensor_bytes(state: Any) -> bytes:
 
 
 def set_generator(generator: Any, state: Any, where: str) -> None:
-    """Set a generator from a tensor, or from the bytes of one.
-
-    Raises:
-        ValueError: as many bytes as this torch does not use.
-    """
+    """Set a generator from a tensor, or from the bytes of one."""
     if isinstance(state, bytes):
-        state = _as_tensor(generator, state, where)
+        state = as_tensor(generator, state, where)
     generator.set_state(state)
 
 
-def _as_tensor(generator: Any, data: bytes, where: str) -> Any:
+def as_tensor(generator: Any, data: bytes, where: str) -> Any:
+    """Return the bytes of a state as a tensor.
+
+    Raises:
+        ValueError: another number of bytes than this torch uses.
+    """
     import ctypes
 
     # The tensor is had from the generator itself, so that no torch operation runs that a
