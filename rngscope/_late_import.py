@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pending = set(LIBRARIES)
 is_watching = False
 
-_when_it_appears: Callable[[str], None]
+_when_it_appears: Callable[[str], None] = lambda library: None
 
 
 def watch(when_it_appears: Callable[[str], None]) -> None:
@@ -32,7 +32,7 @@ def watch(when_it_appears: Callable[[str], None]) -> None:
     for library in tuple(pending):
         _look_for(library)
     if pending and not is_watching:
-        sys.meta_path.insert(0, _FINDER)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _FINDER)
         is_watching = True
 
 
@@ -40,7 +40,7 @@ def stop_watching() -> None:
     """Take the finder out again."""
     global is_watching
     if _FINDER in sys.meta_path:
-        sys.meta_path.remove(_FINDER)  # type: ignore[arg-type]
+        sys.meta_path.remove(_FINDER)
     is_watching = False
 
 

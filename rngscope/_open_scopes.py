@@ -97,7 +97,8 @@ class OpenScope:
                 "this scope is open already; make another one: with rng_scope(...)"
             )
         self.covered = ()
-        self.saved = saved = []
+        saved: list[Any] = []
+        self.saved = saved
         try:
             with lock:
                 caller = sys._getframe(1)
@@ -307,9 +308,9 @@ class OpenScope:
             self.saved = None
             if not scopes:
                 _late_import.stop_watching()
-        for index, another in enumerate(errors):
+        for index, again in enumerate(errors):
             # A source that failed before failed again just now: that is one error.
-            if type(another) is type(error) and str(another) == str(error):
+            if type(again) is type(error) and str(again) == str(error):
                 del errors[index]
                 break
         if errors:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
         def leave(self, *error: Any) -> None: ...
 
-        __exit__ = leave
+        def __exit__(self, *error: Any) -> None: ...
 
         def take_up(self) -> None: ...
 
@@ -97,7 +97,7 @@ def seeded(
         def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenScope:
             return OpenScope(*template.values_with(seed_from(*args, **kwargs)))
 
-        return decorate(function, make)
+        return decorate(function, make)  # type: ignore[no-any-return]
 
     return decorate_with_seed
 
@@ -109,7 +109,7 @@ def seeded_like(template: rng_scope, function: Decorated) -> Decorated:
     def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenScope:
         return new(*values)
 
-    return decorate(function, make)
+    return decorate(function, make)  # type: ignore[no-any-return]
 
 
 def decorate(function: Any, make: Make) -> Any:
@@ -132,7 +132,7 @@ def decorate(function: Any, make: Make) -> Any:
             f"only functions, methods and test classes can be decorated, not "
             f"{type(function).__name__}: {function!r:.60}"
         )
-    hypothesis = getattr(function, "hypothesis", None)
+    hypothesis: Any = getattr(function, "hypothesis", None)
     if hasattr(hypothesis, "inner_test"):
         # A test under @given: each example runs in a scope of its own.
         hypothesis.inner_test = decorate(hypothesis.inner_test, make)

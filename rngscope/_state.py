@@ -9,9 +9,10 @@ import sys
 import warnings
 
 from rngscope._open_scopes import lock
-from rngscope._sources import SOURCES, AcceleratorSource, choose
+from rngscope._sources import SOURCES, choose
 from rngscope._sources.generators import GeneratorSource, dump_generator, load_generator
 from rngscope._sources.plain import check_keys, load_hex
+from rngscope._sources.torch_accelerator import AcceleratorSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

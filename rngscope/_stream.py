@@ -5,7 +5,7 @@ from __future__ import annotations
 from rngscope._open_scopes import OpenScope, lock, scopes
 from rngscope._scope import rng_scope
 from rngscope._seeds import check_seed
-from rngscope._state import RNGState, dump_sources, load_sources, seal, unseal
+from rngscope._state import dump_sources, load_sources, seal, unseal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any  # noqa: F401
 
 #: Bytes of a Mersenne Twister: 624 words and a position, four bytes each.
 MERSENNE_BYTES = 2500

@@ -267,7 +267,8 @@ def numpy_seed(seed: int) -> int | list[int]:
 def as_fields(state: Any) -> dict[str, Any]:
     """Return a state of either road as what ``RandomState.set_state`` takes."""
     if len(state) == 2:
-        return with_arrays(state[1])
+        fields: dict[str, Any] = with_arrays(state[1])
+        return fields
     numpy = sys.modules["numpy"]
     words = numpy.frombuffer(state[1], dtype=numpy.uint32)
     has_gauss, _, gauss = _GAUSS.unpack(state[2])

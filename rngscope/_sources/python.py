@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: The hidden instance whose methods ``random.random`` and its sisters are.
 _GLOBAL: random.Random = random.seed.__self__  # type: ignore[attr-defined]
 
-_SEED = random.Random.__base__.seed  # type: ignore[misc, union-attr]
+_SEED = random.Random.__base__.seed  # type: ignore[union-attr]
 
 #: CPython keeps an int32 position, then 624 uint32 words, behind the object's header. This
 #: is documented nowhere: ``_check_layout`` proves it before it is trusted.
@@ -47,7 +47,7 @@ class PythonSource:
             view = self._open_view()
         if view is False:
             return _GLOBAL.getstate()
-        return bytes(view), _GLOBAL.gauss_next  # type: ignore[arg-type, attr-defined]
+        return bytes(view), _GLOBAL.gauss_next  # type: ignore[attr-defined]
 
     capture = save
 

@@ -23,7 +23,6 @@ from rngscope._sources.torch_cpu import set_generator, tensor_bytes, torch_modul
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Any, Self
 
     Devices = tuple[int | None, ...] | None
@@ -317,7 +316,7 @@ class MpsSource(AcceleratorSource):
 class PrivateSource(AcceleratorSource):
     """The private backend that the program registered with torch, under its own name."""
 
-    @property  # type: ignore[override]
+    @property
     def name(self) -> str:
         torch = torch_module()
         return "privateuseone" if torch is None else torch._C._get_privateuse1_backend_name()
