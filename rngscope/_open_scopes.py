@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import warnings
-from threading import get_ident
+
+# Not threading, which costs more to import than the whole package.
+from _thread import RLock, get_ident
 
 from rngscope import _late_import
 from rngscope._errors import raise_together
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Held while a scope is entered or left, never while its body runs. Signal handlers and
 #: finalizers may open scopes at any point, hence reentrant.
-lock = threading.RLock()
+lock = RLock()
 
 #: The open scopes, in the order in which they were entered.
 scopes: list[OpenScope] = []
@@ -72,7 +73,7 @@ class OpenScope:
         self.independent = independent
         #: Source name -> state to begin with.
         self.replayed = replayed
-        #: Whether sources begin although there is no seed.
+        #: Whether sources begin although there is no seed, and only after all are saved.
         self.begins_anyhow = begins_anyhow
         #: Those of the sources that are there.
         self.covered: tuple[Source, ...] = ()
@@ -109,11 +110,13 @@ class OpenScope:
                 scopes.append(self)
                 covered = self.covered = present(self.sources)
                 seed = self.seed
-                if seed is not None and self.start is None:
+                if seed is not None and self.start is None and not self.begins_anyhow:
                     independent = self.independent
                     for source in covered:
                         source.save_and_seed(saved, seed, independent)
                 else:
+                    # All before the first begins: generators of the user may share an RNG
+                    # with each other, or be a global one.
                     for source in covered:
                         saved.append(source.save())
                     if self.begins_anyhow or self.start is not None:
@@ -376,6 +379,8 @@ def _task_name() -> str | None:
 
 
 def _thread_name(ident: int) -> str:
+    import threading
+
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return names.get(ident, f"{ident} (ended)")
 
@@ -386,7 +391,7 @@ def _forget_other_threads() -> None:
     What they found goes to the scopes above, as if they had been left; but nothing is
     restored, since a generator's lock may have been held at the fork.
     """
-    me = threading.get_ident()
+    me = get_ident()
     for scope in scopes[:]:
         found = list(zip(scope.covered, scope.saved or ()))
         if scope.thread == me:

@@ -68,7 +68,9 @@ class rng_scope(OpenScope):
         self.independent = independent
         self.sources = choose(sources, devices, generators, deterministic)
         self.replayed = None
-        self.begins_anyhow = deterministic
+        self.begins_anyhow = (
+            deterministic or type(generators) is not tuple or generators != ()
+        )
         if type(seed) is int:
             self.seed: int | None = check_seed(seed)
         else:

@@ -6,10 +6,7 @@ at each step (``_Steps``). Nothing here knows an RNG library.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import sys
-import types
 
 from rngscope._open_scopes import OpenScope
 from rngscope._scope import rng_scope
@@ -118,6 +115,10 @@ def decorate(function: Any, make: Make) -> Any:
     Raises:
         TypeError: ``function`` cannot be decorated; it says what to do instead.
     """
+    # Imported here, as below, because they cost more than the whole package.
+    import functools
+    import inspect
+
     if isinstance(function, (staticmethod, classmethod)):
         return type(function)(decorate(function.__func__, make))
     if isinstance(function, type):
@@ -137,38 +138,78 @@ def decorate(function: Any, make: Make) -> Any:
         # A test under @given: each example runs in a scope of its own.
         hypothesis.inner_test = decorate(hypothesis.inner_test, make)
         return function
-    # Of an object with a __call__, that method says what kind of function it is.
-    is_object = not isinstance(function, functools.partial) and not inspect.isroutine(function)
-    wrap = _wrapper_for(type(function).__call__ if is_object else function)
+    wrap = _wrapper_for(function)
     return functools.update_wrapper(wrap(function, make), function)
 
 
 def _wrapper_for(function: Any) -> Callable[[Any, Make], Any]:
-    if inspect.isasyncgenfunction(function):
-        return _wrap_async_generator
-    if inspect.iscoroutinefunction(function):
-        return _wrap_coroutine
-    if inspect.isgeneratorfunction(function):
-        code = getattr(function, "__code__", None)
-        is_awaitable = code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE
-        return _wrap_awaitable_generator if is_awaitable else _wrap_generator
+    while isinstance(function, functools.partial):
+        function = function.func
+    # Of an object with a __call__, that method says what kind of function it is.
+    for kind in (function, type(function).__call__):
+        if inspect.isasyncgenfunction(kind):
+            return _wrap_async_generator
+        if inspect.iscoroutinefunction(kind):
+            return _wrap_coroutine
+        if inspect.isgeneratorfunction(kind):
+            is_awaitable = kind.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE
+            return _wrap_awaitable_generator if is_awaitable else _wrap_generator
     return _wrap_call
 
 
 def _wrap_call(function: Any, make: Make) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        with make(args, kwargs):
+        scope = make(args, kwargs)
+        scope.function = function
+        with scope:
             return function(*args, **kwargs)
 
     return call
 
 
-def _wrap_generator(function: Any, make: Make) -> Any:
+def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
+    """Run a body step by step; its scope is open only while a step runs.
+
+    All bodies that suspend run here, since to the interpreter a coroutine is a generator.
+    With ``goes_on`` the stream goes on in another body when this one returns.
+    """
+    # Kept here, because at the end of the interpreter a module may be gone before a body.
+    is_finalizing = sys.is_finalizing
+
     def generate(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         scope = make(args, kwargs)
-        return (yield from _Steps(function(*args, **kwargs), scope))
+        scope.function = function
+        body = function(*args, **kwargs)
+        del args, kwargs
+        act, argument = body.send, None
+        while True:
+            try:
+                scope.take_up()
+                # Not by a name, nor is the argument kept: a body holds on to neither.
+                items, argument = [act(argument)], None
+                scope.put_aside()
+            except StopIteration as end:
+                if goes_on:
+                    scope.put_aside()
+                else:
+                    scope.leave(StopIteration)
+                return end.value
+            except BaseException as error:
+                argument = None
+                scope.leave(type(error))
+                raise
+            try:
+                argument = yield items.pop()
+                act = body.send
+            except BaseException as error:
+                # GeneratorExit as well: a body may answer it with another step.
+                if is_finalizing():
+                    # The libraries may be gone already, and nobody will draw any more.
+                    body.throw(error)
+                    raise
+                act, argument = body.throw, error
 
     return generate
 
@@ -178,34 +219,37 @@ def _wrap_awaitable_generator(function: Any, make: Make) -> Any:
 
 
 def _wrap_coroutine(function: Any, make: Make) -> Any:
+    steps = _wrap_awaitable_generator(function, make)
+
     async def run(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        scope = make(args, kwargs)
-        return await _Steps(function(*args, **kwargs), scope)
+        return await steps(*args, **kwargs)
 
     return run
 
 
 def _wrap_async_generator(function: Any, make: Make) -> Any:
+    # From one yield to the next, an async generator is a body of its own.
+    to_next_yield = types.coroutine(
+        _wrap_generator(lambda step, scope: step, lambda args, kwargs: args[1], goes_on=True)
+    )
+
     async def generate(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         scope = make(args, kwargs)
         body = function(*args, **kwargs)
+        del args, kwargs
         step = _first_step(body)
         while True:
             try:
-                value = await _Steps(step, scope, goes_on=True)
+                values = [await to_next_yield(step, scope)]
             except StopAsyncIteration:
                 return
             try:
-                sent = yield value
-            except GeneratorExit:
-                await _Steps(body.aclose(), scope)
-                raise
+                sent = yield values.pop()
+                step = body.asend(sent)
             except BaseException as error:
                 step = body.athrow(error)
-            else:
-                step = body.asend(sent)
 
     return generate
 
@@ -224,70 +268,13 @@ def _first_step(body: Any) -> Any:
         sys.set_asyncgen_hooks(*hooks)
 
 
-class _Steps:
-    """Runs a body step by step; its scope is open only while a step runs.
-
-    ``yield from`` and ``await`` hand every ``send``, ``throw`` and ``close`` on to it.
-    """
-
-    __slots__ = ("_body", "_scope", "_goes_on")
-
-    def __init__(self, body: Any, scope: Scope, goes_on: bool = False) -> None:
-        self._body = body
-        self._scope = scope
-        #: Whether the stream goes on in another body when this one returns.
-        self._goes_on = goes_on
-
-    def __iter__(self) -> _Steps:
-        return self
-
-    __await__ = __iter__
-
-    def __next__(self) -> Any:
-        return self._step(self._body.send, None)
-
-    def send(self, value: Any) -> Any:
-        return self._step(self._body.send, value)
-
-    def throw(self, *error: Any) -> Any:
-        return self._step(self._body.throw, *error)
-
-    def _step(self, act: Callable[..., Any], *arguments: Any) -> Any:
-        __tracebackhide__ = True
-        scope = self._scope
-        try:
-            scope.take_up()
-            result = act(*arguments)
-        except StopIteration as end:
-            if self._goes_on:
-                scope.put_aside()
-            else:
-                scope.leave(type(end))
-            raise
-        except BaseException as error:
-            scope.leave(type(error))
-            raise
-        scope.put_aside()
-        return result
-
-    def close(self) -> None:
-        if sys.is_finalizing():
-            # The libraries may be gone already, and nobody will draw any more.
-            self._body.close()
-            return
-        scope = self._scope
-        try:
-            scope.take_up()
-            self._body.close()
-        finally:
-            scope.leave()
-
-
 def _decorate_class(cls: type, make: Make) -> type:
     """Decorate the methods named ``test*``, as ``unittest.mock.patch`` does.
 
     Inherited ones are decorated for this class only.
     """
+    import inspect
+
     names = [name for name in dir(cls) if name.startswith("test")]
     tests = {name: inspect.getattr_static(cls, name) for name in names}
     tests = {

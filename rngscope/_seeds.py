@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-from functools import lru_cache
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, SupportsIndex
@@ -38,17 +35,20 @@ def _as_integer(value: Any, what: str, expected: str) -> int:
     is_array = bool(getattr(value, "shape", ()))
     if not is_bool and not is_array and hasattr(value, "__index__"):
         try:
-            return operator.index(value)
+            number = value.__index__()
+            if isinstance(number, int):
+                return int(number)
         except Exception:  # a float tensor, a meta tensor: the message below says it
             pass
     name = type(value).__name__
     if is_array:
         name += f" of shape {tuple(value.shape)}"
-    raise TypeError(f"{what} must be {expected}, not {name}: {_short(value)}")
+    raise TypeError(f"{what} must be {expected}, not {name}: {short_repr(value)}")
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def short_repr(value: object) -> str:
+    """Return the repr of a value as it fits into one line of a message."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -91,6 +91,19 @@ def derive_seed(seed: SupportsIndex, *path: str | SupportsIndex) -> int:
     return int.from_bytes(digest, "little")
 
 
-#: What each source gets under ``independent=True``. A scope asks for the same few again
-#: and again.
-source_seed = lru_cache(maxsize=1024)(derive_seed)
+_source_seeds: dict[tuple[int, str, int | None], int] = {}
+
+
+def source_seed(seed: int, name: str, index: int | None = None) -> int:
+    """Return what a source, or one of its devices, gets under ``independent=True``.
+
+    Scopes ask for the same few again and again, so the latest are kept.
+    """
+    key = (seed, name, index)
+    derived = _source_seeds.get(key)
+    if derived is None:
+        derived = derive_seed(seed, name) if index is None else derive_seed(seed, name, index)
+        if len(_source_seeds) >= 1024:
+            _source_seeds.clear()
+        _source_seeds[key] = derived
+    return derived

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import platform
 import sys
 import warnings
 
@@ -80,7 +77,10 @@ class RNGState:
             TypeError, ValueError: an argument is wrong.
             RuntimeError: a CUDA graph is being captured.
         """
-        chosen = choose(sources, devices, generators)
+        return cls._captured(choose(sources, devices, generators))
+
+    @classmethod
+    def _captured(cls, chosen: Iterable[Source]) -> Self:
         with lock:
             captured = [(source, source.capture()) for source in chosen]
         return cls._made_of(
@@ -99,10 +99,13 @@ class RNGState:
             strict: False to restore what can be, with a warning for what is left out.
 
         Raises:
+            TypeError: ``generators`` is no list of RNG objects, or ``strict`` no bool.
             ValueError: a library of the state is not imported, a started accelerator has
                 another number of devices, ``generators`` is not what was captured.
             RuntimeError: a CUDA graph is being captured.
         """
+        if type(strict) is not bool:
+            raise TypeError(f"strict must be True or False, not {strict!r}")
         by_name: dict[str, Any] = {source.name: source for source in SOURCES}
         mine = [source for source in choose([], None, generators)]
         states = replayed_states(self, mine)
@@ -140,8 +143,7 @@ class RNGState:
             dumps = {source.name: source.dump for source in SOURCES}
             texts = {name: _text(dumps[name], state) for name, state in self._sources.items()}
             for position, (kind, state) in enumerate(self._generators):
-                dump = functools.partial(dump_generator, kind)
-                texts[f"generators[{position}]"] = _text(dump, state)
+                texts[f"generators[{position}]"] = _text(lambda s: dump_generator(kind, s), state)
             digests = {name: _digest(text) for name, text in texts.items()}
             object.__setattr__(self, "_fingerprints", digests)
         assert self._fingerprints is not None
@@ -153,7 +155,7 @@ class RNGState:
 
     def fingerprint(self) -> str:
         """Return one digest of 16 hexadecimal digits for all sources together."""
-        return _digest(json.dumps(self._all_fingerprints(), sort_keys=True))
+        return _digest(_json(self._all_fingerprints()))
 
     def differs_from(self, other: RNGState) -> list[str]:
         """Return the names of the sources that differ, or that only one side has.
@@ -252,7 +254,14 @@ def _text(dump: Callable[[Any], dict[str, Any]], state: Any) -> str:
     except TypeError:
         # A bit generator that is not NumPy's own: its state is compared, but not written.
         plain = state
-    return json.dumps(plain, sort_keys=True, default=_as_plain)
+    return _json(plain)
+
+
+def _json(value: Any) -> str:
+    # Imported here, as platform below, because it costs as much as the whole package.
+    import json
+
+    return json.dumps(value, sort_keys=True, default=_as_plain)
 
 
 def _as_plain(value: Any) -> Any:
@@ -333,12 +342,14 @@ def unseal(state_dict: object, kind: str, keys: set[str]) -> dict[str, Any]:
 def _checksum(fields: dict[str, Any]) -> str:
     from hashlib import blake2b
 
-    text = json.dumps({k: v for k, v in fields.items() if k != "checksum"}, sort_keys=True)
+    text = _json({k: v for k, v in fields.items() if k != "checksum"})
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _versions() -> dict[str, str]:
     """Return the versions of the libraries that are loaded."""
+    import platform
+
     versions = {"python": platform.python_version()}
     for name in ("numpy", "torch"):
         version = getattr(sys.modules.get(name), "__version__", None)
@@ -380,14 +391,12 @@ class assert_rng_unchanged:
         ...         number = random.random()
     """
 
-    __slots__ = ("_sources", "_devices", "_before")
+    __slots__ = ("_sources", "_before")
 
     def __init__(
         self, *, sources: Iterable[str] | None = None, devices: Iterable[Any] | None = None
     ) -> None:
-        choose(sources, devices)
-        self._sources = None if sources is None else list(sources)
-        self._devices = None if devices is None else list(devices)
+        self._sources = choose(sources, devices)
         self._before: list[RNGState] = []
 
     def __enter__(self) -> Self:
@@ -405,7 +414,7 @@ class assert_rng_unchanged:
             self._compare(before)
 
     def _capture(self) -> RNGState:
-        return RNGState.capture(sources=self._sources, devices=self._devices)
+        return RNGState._captured(self._sources)
 
     def _compare(self, before: RNGState) -> None:
         after = self._capture()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from _thread import get_ident
+
 from rngscope._open_scopes import OpenScope, lock, scopes
 from rngscope._scope import rng_scope
 from rngscope._seeds import check_seed
@@ -244,8 +246,6 @@ class _Use(OpenScope):
 
 
 def _latest(uses: list[_Use]) -> _Use:
-    from threading import get_ident
-
     me = get_ident()
     for use in reversed(uses):
         if use.thread == me:

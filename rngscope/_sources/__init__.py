@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from rngscope._seeds import short_repr
 from rngscope._sources.determinism import DeterminismSource
 from rngscope._sources.generators import GeneratorSource
 from rngscope._sources.numpy import NumpySource, numpy_random
@@ -80,17 +81,19 @@ if TYPE_CHECKING:
     # devices of theirs: pass_on(upper, state) -> (upper, displaced, rest).
 
 
-_ACCELERATORS = (
+#: All sources. Accelerators first: they alone refuse an entry, and then nothing is touched.
+SOURCES: tuple[Any, ...] = (
     AcceleratorSource("cuda"),
     AcceleratorSource("xpu"),
     MpsSource("mps"),
     MtiaSource("mtia"),
     PrivateSource(""),
+    PythonSource(),
+    NumpySource(),
+    TorchSource(),
 )
-_OTHERS = (PythonSource(), NumpySource(), TorchSource())
-
-#: All sources. Accelerators first: they alone refuse an entry, and then nothing is touched.
-SOURCES: tuple[Any, ...] = (*_ACCELERATORS, *_OTHERS)
+#: All but the private backend, whose name may still change.
+_BY_NAME: dict[str, Any] = {s.name: s for s in SOURCES if not isinstance(s, PrivateSource)}
 
 
 #: Module that a source waits for -> what tells whether it has brought the generators.
@@ -136,12 +139,15 @@ def choose(
         TypeError: an argument of the wrong type.
         ValueError: an unknown source, or a device that cannot be.
     """
-    if sources is None and devices is None and generators == () and deterministic is False:
+    # Compared only if it is a tuple: an array of generators has an == of its own.
+    is_plain = type(generators) is tuple and generators == () and deterministic is False
+    if is_plain and sources is None and devices is None:
         return SOURCES
-    chosen = _by_name(sources)
-    chosen = _on_devices(chosen, devices)
+    chosen = _on_devices(_by_name(sources), devices)
+    if is_plain:
+        return tuple(chosen)
     if isinstance(generators, (str, bytes)) or not hasattr(generators, "__iter__"):
-        raise TypeError(f"generators must be a list of RNG objects, not {generators!r}")
+        raise TypeError(f"generators must be a list of RNG objects, not {short_repr(generators)}")
     mine: list[Any] = []
     for generator in generators:
         # The same object twice is one RNG: the first place counts.
@@ -160,21 +166,26 @@ def _by_name(sources: Iterable[str] | None) -> list[Any]:
     try:
         names = list(sources)
     except TypeError:
-        raise TypeError(f"sources must be a list of names, not {sources!r}") from None
-    known = {source.name: source for source in (*_OTHERS, *_ACCELERATORS)}
+        raise TypeError(f"sources must be a list of names, not {short_repr(sources)}") from None
+    known = _BY_NAME
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"sources must be a list of names, but one of them is {name!r}")
+            raise TypeError(f"sources must be a list of names, but one of them is {short_repr(name)}")
         if name not in known:
-            raise ValueError(f"unknown source {name!r}; choose from {', '.join(map(repr, known))}")
-    return [source for source in SOURCES if source.name in names]
+            # The one name that can change.
+            known = {source.name: source for source in SOURCES}
+            if name not in known:
+                # The best known first.
+                choices = ", ".join(map(repr, [*list(known)[-3:], *list(known)[:-3]]))
+                raise ValueError(f"unknown source {name!r}; choose from {choices}")
+    return [source for name, source in known.items() if name in names]
 
 
 def _on_devices(chosen: list[Any], devices: Iterable[Any] | None) -> list[Any]:
     if devices is None:
         return chosen
     if isinstance(devices, (str, bytes, int)) or not hasattr(devices, "__iter__"):
-        raise TypeError(f"devices must be a list of ints or torch.device, not {devices!r}")
+        raise TypeError(f"devices must be a list of ints or torch.device, not {short_repr(devices)}")
     torch_device = getattr(sys.modules.get("torch"), "device", None)
     wanted: list[tuple[str | None, int | None]] = []
     for device in devices:
@@ -185,7 +196,7 @@ def _on_devices(chosen: list[Any], devices: Iterable[Any] | None) -> list[Any]:
             continue
         if isinstance(device, bool) or not hasattr(device, "__index__"):
             raise TypeError(
-                f"devices must hold non-negative ints or torch.device, not {device!r}; "
+                f"devices must hold non-negative ints or torch.device, not {short_repr(device)}; "
                 f"write 0 or torch.device('cuda', 0)"
             )
         if (index := device.__index__()) < 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 
-from rngscope._seeds import source_seed
+from rngscope._seeds import short_repr, source_seed
 from rngscope._sources.numpy import (
     as_fields,
     dump_bit_generator,
@@ -247,5 +247,5 @@ def kind_of(generator: object) -> str:
     hint = " (it draws from the operating system: no state)"
     raise TypeError(
         f"generators must hold {', '.join(_VERBS)}, not {type(generator).__name__}: "
-        f"{generator!r}{hint if isinstance(generator, random.SystemRandom) else ''}"
+        f"{short_repr(generator)}{hint if isinstance(generator, random.SystemRandom) else ''}"
     )

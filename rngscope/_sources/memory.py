@@ -36,24 +36,26 @@ def view_memory(address: int, length: int) -> memoryview:
 class SeedImages(dict[int, "Any"]):
     """The states that follow from the seeds in use: to copy one is cheaper than to seed.
 
-    A seed is kept from its second use on, so that seeds used once cost nothing. Bounded;
-    the oldest goes first.
+    A seed is kept when it comes again soon after its first use, so that seeds used once, or
+    once in an epoch, cost nothing. Bounded; the oldest goes first.
     """
 
-    __slots__ = ("_seen",)
+    __slots__ = ("_lately",)
     LIMIT = 64
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: set[int] = set()
+        #: Seeds without an image that were used lately.
+        self._lately: set[int] = set()
 
     def wants(self, seed: int) -> bool:
-        """Tell whether this seed, which has no image, comes a second time."""
-        if seed in self._seen:
+        """Tell whether this seed, which has no image, has been used lately."""
+        lately = self._lately
+        if seed in lately:
             if len(self) >= self.LIMIT:
                 del self[next(iter(self))]
             return True
-        if len(self._seen) >= 16 * self.LIMIT:
-            self._seen.clear()
-        self._seen.add(seed)
+        if len(lately) >= self.LIMIT:
+            lately.clear()
+        lately.add(seed)
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-import threading
+from _thread import RLock
 
 from rngscope._seeds import source_seed
 from rngscope._sources import memory
@@ -29,7 +29,7 @@ _UINT128 = 2**128 - 1
 #: ``has_gauss`` (int32, padded to 8 bytes) and ``gauss`` (double), as ``RandomState`` holds
 #: its cached second Gaussian.
 _GAUSS = struct.Struct("=iid")
-_REENTRANT = type(threading.RLock())
+_REENTRANT = type(RLock())
 _NO_GAUSS = _GAUSS.pack(0, 0, 0.0)
 
 
@@ -53,7 +53,9 @@ class NumpySource:
         self._images = memory.SeedImages()
 
     def save(self) -> Any:
-        views = self._open_views()
+        views = self._views
+        if views is None or views.global_state._bit_generator is not views.bit_generator:
+            views = self._open_views()
         if views is None:
             module = sys.modules["numpy.random"]
             return module.get_bit_generator(), module.get_state(legacy=False)
@@ -70,16 +72,19 @@ class NumpySource:
         return None if state is None else (name_of(state[0]), *state[1:])
 
     def restore(self, state: Any) -> None:
-        views = self._open_views()
-        if views is None or len(state) != 3 or views.bit_generator is not state[0]:
-            module = sys.modules["numpy.random"]
-            # The object first: its words mean nothing to a bit generator of another type.
-            # To install the same object again also drops a cached Gaussian.
-            module.set_bit_generator(state[0])
-            self._write(state)
+        bit_generator, views = state[0], self._views
+        if (
+            len(state) == 3
+            and views is not None
+            and views.global_state._bit_generator is bit_generator is views.bit_generator
+        ):
+            with views.lock:
+                _, views.words[:], views.gauss[:] = state
             return
-        with views.lock:
-            _, views.words[:], views.gauss[:] = state
+        # The object first: its words mean nothing to a bit generator of another type. To
+        # install the same object again also drops a cached Gaussian.
+        sys.modules["numpy.random"].set_bit_generator(bit_generator)
+        self._write(state)
 
     def replay(self, state: Any) -> None:
         module = sys.modules["numpy.random"]
@@ -118,19 +123,26 @@ class NumpySource:
         views = self._open_views()
         if views is None:
             module = sys.modules["numpy.random"]
-            module.seed(numpy_seed(seed))
-            # Under another bit generator than MT19937, seed() leaves a cached Gaussian
-            # behind (numpy#32062); installing the same object drops it.
-            module.set_bit_generator(module.get_bit_generator())
+            # Not numpy.random.seed(): under MT19937 it forgets the seed_seq, under others it
+            # leaves a cached Gaussian behind (numpy#32062). A state without one drops it.
+            module.set_state(self._seeded_by_hand(seed, module.get_bit_generator()))
             return
         words = self._images.get(seed) or self._words_of(seed, views)
         with views.lock:
             views.words[:] = words
             views.gauss[:] = _NO_GAUSS
 
+    def _seeded_by_hand(self, seed: int, bit_generator: Any) -> Any:
+        """Return the state that ``numpy.random.seed()`` gives this bit generator."""
+        assert self._views is not None
+        if not isinstance(bit_generator, self._views.mersenne):
+            return type(bit_generator)(numpy_seed(seed)).state
+        self._views.scratch.seed(numpy_seed(seed))
+        return self._views.scratch._bit_generator.state
+
     def _words_of(self, seed: int, views: _Views) -> bytes | memoryview:
         # On a scratch object: numpy.random.seed() forgets the seed_seq of the global one.
-        views.scratch.seed(numpy_seed(seed))
+        views.seed_scratch(numpy_seed(seed))
         if not self._images.wants(seed):
             return views.scratch_words
         words = self._images[seed] = bytes(views.scratch_words)
@@ -179,6 +191,7 @@ class _Views:
         "offset",
         "scratch",
         "scratch_words",
+        "seed_scratch",
     )
 
     def __init__(self, module: ModuleType) -> None:
@@ -186,6 +199,8 @@ class _Views:
         self.mersenne = module.MT19937
         self.scratch = module.RandomState(0)
         self.scratch_words = _view_words(self.scratch._bit_generator)
+        # What RandomState.seed calls after a look at the type of its bit generator.
+        self.seed_scratch = self.scratch._bit_generator._legacy_seeding
         self.offset = memory.may_be_fast() and _find_gauss(self.scratch)
         #: The MT19937 that ``words`` and ``lock`` belong to.
         self.bit_generator: Any = None

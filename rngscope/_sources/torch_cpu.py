@@ -51,8 +51,13 @@ class TorchSource:
     replay = restore
 
     def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
-        saved.append(self._generator.get_state())
-        self.seed(seed, independent)
+        generator = self._generator
+        saved.append(generator.get_state())
+        image = None if independent else self._images.get(seed)
+        if image is None:
+            self.seed(seed, independent)
+        else:
+            generator.set_state(image)
 
     def seed(self, seed: int, independent: bool) -> None:
         if independent:

@@ -1,0 +1,1 @@
+"""What a scope costs, measured beside what it replaces."""

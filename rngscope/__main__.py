@@ -1,0 +1,106 @@
+"""``python -m rngscope``: check this machine, or run a program in a scope."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rngscope._seeds import check_seed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+PROGRAM = "python -m rngscope"
+RUN = f"{PROGRAM} run [--seed N] [--independent] [--deterministic]"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{PROGRAM}: {message}; --help shows the usage\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check this machine or run a program; return the exit status."""
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        from rngscope._self_check import self_check
+
+        return self_check(as_json=options.json, start_devices=options.start_devices)
+
+    from rngscope._run import CannotRun, run
+
+    if not options.module and not options.script:
+        parser.error(f"run needs a script or -m and a module: {RUN} script.py [args...]")
+    program, *its_arguments = options.module or options.script
+    try:
+        run(
+            program,
+            its_arguments,
+            is_module=bool(options.module),
+            seed=options.seed,
+            independent=options.independent,
+            deterministic=options.deterministic,
+        )
+    except CannotRun as error:
+        print(f"{PROGRAM} run: {error}", file=sys.stderr)
+        return error.status
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Check that every random number generator on this machine is seeded and "
+        "put back exactly. The exit status is 1 if one is not.",
+        epilog=f"{RUN} script.py [args...] runs a program inside a scope.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print the result for a bug report")
+    parser.add_argument(
+        "--start-devices",
+        action="store_true",
+        help="start the accelerators, to check them too",
+    )
+    run = parser.add_subparsers(dest="command", title="commands", metavar="run").add_parser(
+        "run",
+        usage=f"{RUN} (script.py | -m module) [args...]",
+        help="run a program inside a scope",
+        description="Run a program, as python would, inside a scope. The last line on standard "
+        "error is the seed and the fingerprint of every source at the end: two runs with the "
+        "same line have drawn alike.",
+        allow_abbrev=False,
+    )
+    run.add_argument(
+        "--seed",
+        type=_seed,
+        metavar="N",
+        help="0 <= N < 2**64; without it the operating system picks one, which is told first",
+    )
+    run.add_argument(
+        "--independent", action="store_true", help="give each source a seed of its own"
+    )
+    run.add_argument(
+        "--deterministic", action="store_true", help="switch torch to deterministic kernels"
+    )
+    run.add_argument(
+        "-m", dest="module", nargs=argparse.REMAINDER, metavar="module", help="run a module"
+    )
+    run.add_argument("script", nargs=argparse.REMAINDER, help="a script, and its arguments")
+    return parser
+
+
+def _seed(text: str) -> int:
+    try:
+        return check_seed(int(text))
+    except ValueError as error:
+        is_number = text.strip().lstrip("+-").isdigit()
+        message = str(error) if is_number else f"{text!r} is no integer in [0, 2**64)"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

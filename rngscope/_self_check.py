@@ -1,0 +1,307 @@
+"""``python -m rngscope``: is every source on this machine seeded and put back exactly?
+
+The answer comes from the libraries' own public calls, never from what rngscope has saved: a
+state that is saved wrong and restored as wrong shows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import random
+import sys
+import timeit
+from dataclasses import asdict, dataclass
+
+from rngscope import __version__
+from rngscope._scope import rng_scope
+from rngscope._sources import SOURCES, AcceleratorSource
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+SEED = 2**32 - 5
+ROUNDS = 6
+
+
+class NotThere(Exception):
+    """A source cannot be checked on this machine; the message says why. That is no failure."""
+
+
+@dataclass
+class Library:
+    """What the user of a library calls, and nothing else."""
+
+    version: str
+    read: Callable[[], Any]
+    write: Callable[[Any], Any]
+    seed: Callable[[int], Any]
+    draw: Callable[[], Any]
+
+
+@dataclass
+class Finding:
+    """What was found about one source."""
+
+    source: str
+    #: Why there is nothing to check, if so.
+    not_there: str | None = None
+    #: What went wrong in the check itself, if so.
+    error: str | None = None
+    library: str | None = None
+    #: ``fast``: states are copied as memory. ``public``: by the library's public calls.
+    road: str | None = None
+    state_bytes: int | None = None
+    outer_state_is_exact: bool | None = None
+    draws_are_as_seeded: bool | None = None
+    save_us: float | None = None
+    seed_us: float | None = None
+    restore_us: float | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Tell whether nothing speaks against this source."""
+        found = (self.outer_state_is_exact, self.draws_are_as_seeded)
+        return self.error is None and (self.not_there is not None or found == (True, True))
+
+
+def self_check(*, as_json: bool = False, start_devices: bool = False) -> int:
+    """Check every source and print what was found; return the exit status.
+
+    Args:
+        as_json: print it for a bug report.
+        start_devices: start the accelerators that torch can start, to check them too.
+
+    Returns:
+        1 if anything is not exact, otherwise 0.
+    """
+    # Accelerators come last: torch is imported by then.
+    sources = sorted(SOURCES, key=lambda source: isinstance(source, AcceleratorSource))
+    libraries: dict[str, Library] = {}
+    findings = [_look_at(source, libraries, start_devices) for source in sources]
+    together = _check_together(list(libraries.values()))
+    is_exact = together is None and all(finding.is_exact for finding in findings)
+    head = {
+        "rngscope": __version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": platform.platform(),
+    }
+    if as_json:
+        found = {"sources": [asdict(finding) for finding in findings], "together": together or "exact"}
+        print(json.dumps({**head, **found, "exact": is_exact}, indent=2))
+    else:
+        print(f"rngscope {head['rngscope']}, {head['python']}, {head['platform']}")
+        for finding in findings:
+            print(_line(finding))
+        print(_verdict(findings, together))
+    return 0 if is_exact else 1
+
+
+def _look_at(source: Any, libraries: dict[str, Library], start_devices: bool) -> Finding:
+    finding = Finding(source.name)
+    try:
+        library = _open_library(source, start_devices)
+        finding.library = library.version
+        _check(source, library, finding)
+        libraries[source.name] = library
+    except NotThere as reason:
+        finding.not_there = str(reason)
+    except Exception as error:
+        finding.error = f"{type(error).__name__}: {error}"
+    return finding
+
+
+def _check(source: Any, library: Library, finding: Finding) -> None:
+    """Save, seed, draw and restore through a scope, and compare through the library."""
+    came_back = drew_alike = True
+    # Each round starts one draw further on, so that a cached second Gaussian is there in every
+    # other one. Several, because a seed that is used again takes another road.
+    for _ in range(ROUNDS):
+        library.draw()
+        before = library.read()
+        with rng_scope(SEED, sources=[source.name]):
+            drawn = library.draw()
+        after = library.read()
+        went_on = library.draw()
+        library.write(before)
+        came_back &= _plain(before) == _plain(after) and went_on == library.draw()
+        library.seed(SEED)
+        drew_alike &= drawn == library.draw()
+        library.write(before)
+    finding.outer_state_is_exact, finding.draws_are_as_seeded = came_back, drew_alike
+    # A tuple's first item is no part of the state itself: see the libraries below.
+    finding.state_bytes = _size(before[1:])
+
+    state = source.save()
+    is_memory = isinstance(state, tuple) and any(isinstance(part, bytes) for part in state)
+    finding.road = "fast" if is_memory else "public"
+    finding.save_us = _microseconds(source.save)
+    finding.seed_us = _microseconds(lambda: source.seed(SEED, False))
+    finding.restore_us = _microseconds(lambda: source.restore(state))
+
+
+def _check_together(libraries: list[Library]) -> str | None:
+    """Do the same for all sources in one scope; return what went wrong."""
+    try:
+        for _ in range(ROUNDS):
+            before = [library.read() for library in libraries]
+            with rng_scope(SEED):
+                drawn = [library.draw() for library in libraries]
+            if any(_plain(b) != _plain(x.read()) for b, x in zip(before, libraries)):
+                return "a scope over all sources did not put the outer state back"
+            for library, draws in zip(libraries, drawn):
+                library.seed(SEED)
+                if draws != library.draw():
+                    return "a scope over all sources did not seed as the libraries do"
+            for library, state in zip(libraries, before):
+                library.write(state)
+    except Exception as error:
+        return f"a scope over all sources failed: {type(error).__name__}: {error}"
+    return None
+
+
+def _microseconds(act: Callable[[], Any]) -> float:
+    return round(min(timeit.repeat(act, number=100, repeat=5)) * 1e4, 2)
+
+
+def _plain(state: Any) -> Any:
+    """Return a state as something that ``==`` compares bit by bit."""
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [_plain(value) for value in state]
+    return state.tolist() if hasattr(state, "tolist") else state
+
+
+def _size(state: Any) -> int:
+    """Return the bytes of a state: words and positions of four, Gaussians of eight."""
+    if isinstance(state, (list, tuple, dict)):
+        return sum(map(_size, state.values() if isinstance(state, dict) else state))
+    if hasattr(state, "nbytes"):
+        return int(state.nbytes)
+    return {int: 4, float: 8}.get(type(state), 0)
+
+
+# The libraries: states are tuples whose first item only helps to compare -------------------
+
+
+def _open_library(source: Any, start_devices: bool) -> Library:
+    if isinstance(source, AcceleratorSource):
+        return _open_accelerator(source, start_devices)
+    opener = {"python": _open_python, "numpy": _open_numpy, "torch": _open_torch}.get(source.name)
+    if opener is None:
+        raise NotThere("the self-check does not know this source")
+    return opener()
+
+
+def _open_python() -> Library:
+    return Library(
+        version=f"random of Python {platform.python_version()}",
+        read=random.getstate,
+        write=random.setstate,
+        seed=random.seed,
+        draw=lambda: [random.random(), random.getrandbits(64), random.gauss(0.0, 1.0)],
+    )
+
+
+def _import(name: str) -> Any:
+    package = name.partition(".")[0]
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            raise NotThere("not installed") from None
+        raise
+    return sys.modules[package]
+
+
+def _open_numpy() -> Library:
+    numpy = _import("numpy.random")
+    rng = numpy.random
+    return Library(
+        version=f"NumPy {numpy.__version__}",
+        # That it is the same object again is part of the promise.
+        read=lambda: (id(rng.get_bit_generator()), rng.get_state(legacy=False)),
+        write=lambda state: rng.set_state(state[1]),
+        seed=rng.seed,
+        draw=lambda: [rng.rand(), int(rng.randint(0, 2**31)), rng.standard_normal()],
+    )
+
+
+def _open_torch() -> Library:
+    torch = _import("torch")
+    return Library(
+        version=f"torch {torch.__version__}",
+        read=lambda: (torch.initial_seed(), torch.get_rng_state()),
+        write=lambda state: torch.set_rng_state(state[1]),
+        seed=torch.manual_seed,
+        draw=lambda: [torch.rand(3).tolist(), torch.randn(1).item()],
+    )
+
+
+def _open_accelerator(source: AcceleratorSource, start_devices: bool) -> Library:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        raise NotThere("torch is not installed")
+    name, module = source.name, source.module()
+    if module is None:
+        raise NotThere("not in this build of torch")
+    # MPS has a generator even before there is a device to draw on.
+    if not source.is_started(module) or name == "mps":
+        if not start_devices:
+            raise NotThere("not started; --start-devices starts it")
+        try:
+            getattr(module, "init", lambda: None)()
+        except RuntimeError as error:
+            raise NotThere(f"could not be started: {error}".partition("\n")[0]) from None
+    count = len(source.generators(module))
+    # There is one MPS device, and the functions of torch.mps take no index.
+    devices: list[tuple[int, ...]] = [()] if name == "mps" else [(i,) for i in range(count)]
+
+    def write(state: Any) -> None:
+        for device, part in zip(devices, state[1:]):
+            module.set_rng_state(part, *device)
+
+    def draw() -> Any:
+        on = [f"{name}:{index}" for index in range(count)]
+        return [[torch.rand(3, device=d).tolist(), torch.randn(3, device=d).tolist()] for d in on]
+
+    return Library(
+        version=f"torch {torch.__version__}, {count} device{'s' * (count != 1)}",
+        read=lambda: (None, *[module.get_rng_state(*device) for device in devices]),
+        write=write,
+        seed=getattr(module, "manual_seed_all", None) or module.manual_seed,
+        draw=draw,
+    )
+
+
+# What is printed --------------------------------------------------------------------------
+
+
+def _line(finding: Finding) -> str:
+    if finding.not_there is not None:
+        return f"{finding.source}: {finding.not_there}"
+    if finding.error is not None:
+        return f"{finding.source}: FAILED: {finding.error}"
+    state = "exact" if finding.outer_state_is_exact else "NOT EXACT"
+    draws = "equal" if finding.draws_are_as_seeded else "NOT EQUAL"
+    return (
+        f"{finding.source}: {finding.library}; {finding.state_bytes} bytes of state; "
+        f"outer state {state}; seeded draws {draws} to the library's own; "
+        f"save {finding.save_us} us, seed {finding.seed_us} us, "
+        f"restore {finding.restore_us} us ({finding.road} road)"
+    )
+
+
+def _verdict(findings: list[Finding], together: str | None) -> str:
+    bad = [finding.source for finding in findings if not finding.is_exact]
+    reasons = [", ".join(bad)] if bad else []
+    if together is not None:
+        reasons.append(together)
+    if reasons:
+        return f"NOT EXACT: {'; '.join(reasons)}"
+    names = ", ".join(finding.source for finding in findings if finding.not_there is None)
+    return f"exact: {names}"
