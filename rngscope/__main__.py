@@ -24,8 +24,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Check this machine or run a program; return the exit status."""
+    own, program = _cut(sys.argv[1:] if arguments is None else arguments)
     parser = _make_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(own)
     if options.command is None:
         from rngscope._self_check import self_check
 
@@ -33,14 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     from rngscope._run import CannotRun, run
 
-    if not options.module and not options.script:
+    is_module = program[:1] == ["-m"]
+    if is_module:
+        del program[0]
+    if not program:
         parser.error(f"run needs a script or -m and a module: {RUN} script.py [args...]")
-    program, *its_arguments = options.module or options.script
     try:
         run(
-            program,
-            its_arguments,
-            is_module=bool(options.module),
+            program[0],
+            program[1:],
+            is_module=is_module,
             seed=options.seed,
             independent=options.independent,
             deterministic=options.deterministic,
@@ -49,6 +52,24 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{PROGRAM} run: {error}", file=sys.stderr)
         return error.status
     return 0
+
+
+def _cut(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Cut the arguments where those of the program begin; they start with ``-m``, if given.
+
+    argparse cannot do it: it takes a ``--`` of the program's for its own.
+    """
+    if arguments[:1] != ["run"]:
+        return arguments, []
+    here = 1
+    while here < len(arguments) and arguments[here].startswith("-"):
+        word = arguments[here]
+        if word.startswith("-m"):
+            # Both -m module and -mmodule.
+            rest = [word[2:]] if word[2:] else []
+            return arguments[:here], ["-m", *rest, *arguments[here + 1 :]]
+        here += 2 if word == "--seed" else 1
+    return arguments[:here], arguments[here:]
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -86,10 +107,6 @@ def _make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--deterministic", action="store_true", help="switch torch to deterministic kernels"
     )
-    run.add_argument(
-        "-m", dest="module", nargs=argparse.REMAINDER, metavar="module", help="run a module"
-    )
-    run.add_argument("script", nargs=argparse.REMAINDER, help="a script, and its arguments")
     return parser
 
 

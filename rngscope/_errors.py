@@ -1,4 +1,7 @@
-"""Report several failures as one error."""
+"""Report several failures as one error, and warn where the program can see it."""
+
+import sys
+import warnings
 
 
 def raise_together(message: str, errors: list[BaseException]) -> None:
@@ -8,3 +11,11 @@ def raise_together(message: str, errors: list[BaseException]) -> None:
     if errors:
         # Of Exceptions only, this makes an ExceptionGroup.
         raise BaseExceptionGroup(message, errors)
+
+
+def warn_caller(message: str) -> None:
+    """Warn with the line of the program that called the package, however deep we are."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("rngscope."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)

@@ -39,7 +39,8 @@ def watch(when_it_appears: Callable[[str], None]) -> None:
 def stop_watching() -> None:
     """Take the finder out again."""
     global is_watching
-    if _FINDER in sys.meta_path:
+    # None at the end of the interpreter.
+    if _FINDER in (sys.meta_path or ()):
         sys.meta_path.remove(_FINDER)
     is_watching = False
 

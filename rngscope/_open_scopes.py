@@ -18,7 +18,7 @@ import warnings
 from _thread import RLock, get_ident
 
 from rngscope import _late_import
-from rngscope._errors import raise_together
+from rngscope._errors import raise_together, warn_caller
 from rngscope._sources import present
 
 TYPE_CHECKING = False
@@ -33,6 +33,19 @@ lock = RLock()
 
 #: The open scopes, in the order in which they were entered.
 scopes: list[OpenScope] = []
+
+
+def keep_out_of_graphs(function: Any) -> None:
+    """Have ``torch.compile`` break the graph here, which needs no import of torch.
+
+    TorchDynamo must not trace these: it would draw ``numpy.random`` from torch. With
+    ``fullgraph=True`` its error names the reason.
+    """
+    function._torchdynamo_disable = True
+    function._torchdynamo_disable_msg = (
+        "an RNG scope cannot be part of a graph: without fullgraph=True the graph breaks here; "
+        "otherwise enter the scope around the call of the compiled function"
+    )
 
 
 class OpenScope:
@@ -54,6 +67,7 @@ class OpenScope:
         "start",
         "position",
         "inner",
+        "function",
         "code",
         "instruction",
         "thread",
@@ -67,6 +81,7 @@ class OpenScope:
         independent: bool = False,
         replayed: dict[str, Any] | None = None,
         begins_anyhow: bool = False,
+        function: Any = None,
     ) -> None:
         self.sources = sources
         self.seed = seed
@@ -85,6 +100,8 @@ class OpenScope:
         self.position: dict[Any, Any] | None = None
         #: The scopes that were put aside with it.
         self.inner: tuple[OpenScope, ...] = ()
+        #: The function whose calls run in it, if it was made by a decorator.
+        self.function = function
 
     # Entering --------------------------------------------------------------------------
 
@@ -102,8 +119,9 @@ class OpenScope:
         self.saved = saved
         try:
             with lock:
-                caller = sys._getframe(1)
-                self.code, self.instruction = caller.f_code, caller.f_lasti
+                if self.start is None:
+                    caller = sys._getframe(1)
+                    self.code, self.instruction = caller.f_code, caller.f_lasti
                 self.thread, self.task = get_ident(), running_loop() and _task_name()
                 if _late_import.pending:
                     _late_import.watch(take_up_what_appeared)
@@ -130,7 +148,10 @@ class OpenScope:
         """Enter again where the stream was put aside, with the scopes that were above it."""
         inner, self.inner = self.inner, ()
         self.start, self.position = self.position, None
-        self.__enter__()
+        try:
+            self.__enter__()
+        finally:
+            self.start = None
         for scope in inner:
             # One that was left meanwhile has no position any more.
             if scope.position is not None:
@@ -143,7 +164,6 @@ class OpenScope:
                 self._begin(source)
             else:
                 source.restore(state)
-        self.start = None
 
     def _begin(self, source: Source) -> None:
         """Give one source the state that the stream begins with."""
@@ -191,10 +211,8 @@ class OpenScope:
 
     __exit__ = leave
 
-    # TorchDynamo must not trace these: it would draw numpy.random from torch. The marks need
-    # no import of torch.
-    __enter__._torchdynamo_disable = True  # type: ignore[attr-defined]
-    leave._torchdynamo_disable = True  # type: ignore[attr-defined]
+    keep_out_of_graphs(__enter__)
+    keep_out_of_graphs(leave)
 
     def put_aside(self) -> None:
         """Leave, and remember in ``position`` where the stream stopped.
@@ -202,10 +220,15 @@ class OpenScope:
         The scopes that this thread has opened above it are put aside with it: they belong
         to the same body.
         """
+        with lock:
+            if scopes[-1] is not self:
+                self._put_inner_aside()
+            self._stop()
+
+    def _stop(self) -> None:
+        """Leave, and remember where the stream stopped."""
         try:
             with lock:
-                if scopes[-1] is not self:
-                    self._put_inner_aside()
                 found = zip(self.covered, self.saved or ())
                 if scopes[-1] is self:
                     self.position = {source.identity: source.save() for source in self.covered}
@@ -225,11 +248,12 @@ class OpenScope:
             if scope.saved is not None:
                 scope.put_aside()
 
-    def exchange(self, source: Source, state: Any) -> Any:
+    def exchange(self, source: Source, state: Any, only_look: bool = False) -> Any:
         """Set where the stream stands in one source, and return where it stood.
 
         That is what the next scope above that covers the source has found, or, without
-        one, the state of the source.
+        one, the state of the source. With ``only_look`` nothing is set; ``state`` then says
+        which devices are meant.
         """
         pass_on = getattr(source, "pass_on", None)
         # Other scopes may cover only some of an accelerator's devices: then its state is
@@ -240,16 +264,21 @@ class OpenScope:
             if place is None or upper.saved is None:
                 continue
             if pass_on is None:
-                old, upper.saved[place] = upper.saved[place], state
+                old = upper.saved[place]
+                if not only_look:
+                    upper.saved[place] = state
                 return old
-            upper.saved[place], part, state = pass_on(upper.saved[place], state)
+            passed, part, state = pass_on(upper.saved[place], state)
+            if not only_look:
+                upper.saved[place] = passed
             if part is not None:
                 found.append(part)
             if state is None:
                 break
         if state is not None:
             found.insert(0, source.save())
-            source.restore(state)
+            if not only_look:
+                source.restore(state)
         return found[0] if len(found) == 1 else tuple(found)
 
     def _put_back(self, source: Source, state: Any) -> None:
@@ -279,6 +308,8 @@ class OpenScope:
             del scopes[-1]
         elif self in scopes:
             scopes.remove(self)
+        if _late_import.is_watching and not scopes:
+            _late_import.stop_watching()
 
     def _close_after(self, error: BaseException) -> None:
         """Restore every source in spite of an error, and close.
@@ -293,19 +324,21 @@ class OpenScope:
         errors: list[BaseException] = []
         with lock:
             found = list(zip(self.covered, self.saved or ()))
-            index = attempts = 0
+            index, first = 0, None
             while index < len(found):
                 try:
                     while index < len(found):
-                        attempts += 1
                         self._put_back(*found[index])
-                        index, attempts = index + 1, 0
-                except BaseException as another:
-                    if attempts > 1:
-                        errors.append(another)
-                        index, attempts = index + 1, 0
-                    elif not isinstance(another, Exception):
-                        errors.append(another)
+                        if first is not None and not isinstance(first, Exception):
+                            # The second time it worked: that was an interrupt.
+                            errors.append(first)
+                        index, first = index + 1, None
+                except BaseException as failure:
+                    if first is None:
+                        first = failure
+                    else:
+                        errors.append(failure)
+                        index, first = index + 1, None
             if scopes and self in scopes:
                 self._close()
             self.saved = None
@@ -320,16 +353,20 @@ class OpenScope:
             raise_together("several errors while a scope was left", [error, *errors])
 
     def _warn_of_order(self, crossed: OpenScope) -> None:
-        warnings.warn(
+        if sys.is_finalizing():
+            # Bodies that are still suspended end in any order, and nobody draws any more.
+            return
+        warn_caller(
             f"{self} was left while another one was still open above it: {crossed}; their "
             f"draws came from one stream. Leave scopes in the reverse order of their entry. In "
             f"a coroutine or generator, decorate the function with @seeded(...) instead of "
-            f"opening a scope in it: the decorator puts the scope aside at each suspension",
-            RuntimeWarning,
-            stacklevel=3,
+            f"opening a scope in it: the decorator puts the scope aside at each suspension"
         )
 
     def __str__(self) -> str:
+        who = f"task {self.task!r}" if self.task else f"thread {_thread_name(self.thread)!r}"
+        if self.function is not None:
+            return f"the scope of {_describe(self.function)} by {who}"
         import linecache
 
         line = next(
@@ -341,7 +378,6 @@ class OpenScope:
             self.code.co_firstlineno,
         )
         source_line = linecache.getline(self.code.co_filename, line or 0).strip()
-        who = f"task {self.task!r}" if self.task else f"thread {_thread_name(self.thread)!r}"
         return f"the scope opened at {self.code.co_filename}:{line} ({source_line}) by {who}"
 
 
@@ -376,6 +412,14 @@ def running_loop() -> Any:
 def _task_name() -> str | None:
     task = sys.modules["asyncio"].current_task()
     return None if task is None else task.get_name()
+
+
+def _describe(function: Any) -> str:
+    while hasattr(function, "func"):
+        function = function.func
+    name = getattr(function, "__qualname__", None) or repr(function)
+    code = getattr(function, "__code__", None)
+    return name if code is None else f"{name} at {code.co_filename}:{code.co_firstlineno}"
 
 
 def _thread_name(ident: int) -> str:

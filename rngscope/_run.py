@@ -55,7 +55,7 @@ def run(
     Raises:
         CannotRun: there is no such program.
     """
-    load = _load_script
+    load: Callable[[str], tuple[Any, dict[str, Any]]] = _load_script
     if is_module:
         load = _load_module
     elif pkgutil.get_importer(program) is not None:

@@ -77,6 +77,7 @@ class rng_scope(OpenScope):
             _, self.seed, _, self.replayed, self.begins_anyhow = self.values_with(seed)
         self.saved = self.start = self.position = None
         self.inner = ()
+        self.function = None
 
     @property
     def values(self) -> tuple[Any, ...]:

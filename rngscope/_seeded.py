@@ -1,7 +1,7 @@
 """``seeded``: every call of a function in a scope of its own.
 
 A body that suspends has a stream that is put aside at each suspension and taken up again
-at each step (``_Steps``). Nothing here knows an RNG library.
+at each step (``_wrap_generator``). Nothing here knows an RNG library.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
         def put_aside(self) -> None: ...
 
-    #: Makes the scope of one call from its positional and keyword arguments.
-    Make = Callable[[tuple[Any, ...], dict[str, Any]], Scope]
+    #: Makes the scope of one call: function, positional and keyword arguments.
+    Make = Callable[[Any, tuple[Any, ...], dict[str, Any]], Scope]
 
 
 def seeded(
@@ -91,8 +91,8 @@ def seeded(
         if seed_from is None:
             return seeded_like(template, function)
 
-        def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenScope:
-            return OpenScope(*template.values_with(seed_from(*args, **kwargs)))
+        def make(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenScope:
+            return OpenScope(*template.values_with(seed_from(*args, **kwargs)), function)
 
         return decorate(function, make)  # type: ignore[no-any-return]
 
@@ -103,8 +103,8 @@ def seeded_like(template: rng_scope, function: Decorated) -> Decorated:
     """Decorate with the meaning of one scope, which itself stays unused."""
     new, values = OpenScope, template.values
 
-    def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenScope:
-        return new(*values)
+    def make(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenScope:
+        return new(*values, function)
 
     return decorate(function, make)  # type: ignore[no-any-return]
 
@@ -143,6 +143,9 @@ def decorate(function: Any, make: Make) -> Any:
 
 
 def _wrapper_for(function: Any) -> Callable[[Any, Make], Any]:
+    import functools
+    import inspect
+
     while isinstance(function, functools.partial):
         function = function.func
     # Of an object with a __call__, that method says what kind of function it is.
@@ -160,9 +163,7 @@ def _wrapper_for(function: Any) -> Callable[[Any, Make], Any]:
 def _wrap_call(function: Any, make: Make) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        scope = make(args, kwargs)
-        scope.function = function
-        with scope:
+        with make(function, args, kwargs):
             return function(*args, **kwargs)
 
     return call
@@ -171,23 +172,26 @@ def _wrap_call(function: Any, make: Make) -> Any:
 def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
     """Run a body step by step; its scope is open only while a step runs.
 
-    All bodies that suspend run here, since to the interpreter a coroutine is a generator.
-    With ``goes_on`` the stream goes on in another body when this one returns.
+    All bodies that suspend run here: a coroutine answers to the same ``send`` and ``throw``
+    as a generator. With ``goes_on`` the stream goes on in another body when this one returns.
     """
-    # Kept here, because at the end of the interpreter a module may be gone before a body.
+    # Kept here, since at the interpreter's end a module may be gone before a body is.
     is_finalizing = sys.is_finalizing
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        scope = make(args, kwargs)
-        scope.function = function
-        body = function(*args, **kwargs)
-        del args, kwargs
-        act, argument = body.send, None
+        scope = make(function, args, kwargs)
+        act: Any = None
+        argument: Any = None
         while True:
             try:
                 scope.take_up()
-                # Not by a name, nor is the argument kept: a body holds on to neither.
+                if act is None:
+                    body = function(*args, **kwargs)
+                    del args, kwargs
+                    act = body.send
+                # What comes and goes gets no name here: it may end as soon as both sides
+                # have dropped it.
                 items, argument = [act(argument)], None
                 scope.put_aside()
             except StopIteration as end:
@@ -204,18 +208,19 @@ def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
                 argument = yield items.pop()
                 act = body.send
             except BaseException as error:
-                # GeneratorExit as well: a body may answer it with another step.
+                # GeneratorExit too: a body may answer it with a value or another step.
                 if is_finalizing():
                     # The libraries may be gone already, and nobody will draw any more.
-                    body.throw(error)
                     raise
                 act, argument = body.throw, error
 
     return generate
 
 
-def _wrap_awaitable_generator(function: Any, make: Make) -> Any:
-    return types.coroutine(_wrap_generator(function, make))
+def _wrap_awaitable_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
+    import types
+
+    return types.coroutine(_wrap_generator(function, make, goes_on))
 
 
 def _wrap_coroutine(function: Any, make: Make) -> Any:
@@ -229,32 +234,36 @@ def _wrap_coroutine(function: Any, make: Make) -> Any:
 
 
 def _wrap_async_generator(function: Any, make: Make) -> Any:
-    # From one yield to the next, an async generator is a body of its own.
-    to_next_yield = types.coroutine(
-        _wrap_generator(lambda step, scope: step, lambda args, kwargs: args[1], goes_on=True)
+    # What runs from one yield to the next is a body of its own.
+    part = _wrap_awaitable_generator(
+        lambda scope, act, argument: act(argument),
+        lambda function, args, kwargs: args[0],
+        goes_on=True,
     )
+    is_finalizing = sys.is_finalizing
 
     async def generate(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        scope = make(args, kwargs)
+        scope = make(function, args, kwargs)
         body = function(*args, **kwargs)
         del args, kwargs
-        step = _first_step(body)
+        act, argument = _begin, [body]
         while True:
             try:
-                values = [await to_next_yield(step, scope)]
+                items = [await part(scope, act, argument.pop())]
             except StopAsyncIteration:
                 return
             try:
-                sent = yield values.pop()
-                step = body.asend(sent)
+                act, argument = body.asend, [(yield items.pop())]
             except BaseException as error:
-                step = body.athrow(error)
+                if is_finalizing():
+                    raise
+                act, argument = body.athrow, [error]
 
     return generate
 
 
-def _first_step(body: Any) -> Any:
+def _begin(body: Any) -> Any:
     """Begin an async generator that the event loop does not hear of.
 
     The loop closes those that it knows. It knows the one around the body, which closes the

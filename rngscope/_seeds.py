@@ -22,7 +22,7 @@ def check_seed(seed: Any) -> int:
         return seed
     number = _as_integer(seed, "seed", "an integer in [0, 2**64)")
     if not 0 <= number < SEED_LIMIT:
-        raise ValueError(f"seed {number!r} is out of range; expected 0 <= seed < 2**64")
+        raise ValueError(f"seed {short_repr(number)} is out of range; expected 0 <= seed < 2**64")
     return number
 
 
@@ -48,7 +48,10 @@ def _as_integer(value: Any, what: str, expected: str) -> int:
 
 def short_repr(value: object) -> str:
     """Return the repr of a value as it fits into one line of a message."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an int of 5000 digits, a list of 5000 levels
+        return f"<{type(value).__name__} that cannot be shown>"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 
 from rngscope import __version__
 from rngscope._scope import rng_scope
-from rngscope._sources import SOURCES, AcceleratorSource
+from rngscope._sources import SOURCES
+from rngscope._sources.torch_accelerator import AcceleratorSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,8 +91,9 @@ def self_check(*, as_json: bool = False, start_devices: bool = False) -> int:
         "platform": platform.platform(),
     }
     if as_json:
-        found = {"sources": [asdict(finding) for finding in findings], "together": together or "exact"}
-        print(json.dumps({**head, **found, "exact": is_exact}, indent=2))
+        rows = [asdict(finding) for finding in findings]
+        found = {"sources": rows, "together": together or "exact", "exact": is_exact}
+        print(json.dumps({**head, **found}, indent=2))
     else:
         print(f"rngscope {head['rngscope']}, {head['python']}, {head['platform']}")
         for finding in findings:
@@ -207,20 +209,18 @@ def _open_python() -> Library:
     )
 
 
-def _import(name: str) -> Any:
-    package = name.partition(".")[0]
+def _import(library: str) -> Any:
     try:
-        importlib.import_module(name)
+        return importlib.import_module(library)
     except ModuleNotFoundError as error:
-        if error.name == package:
+        if error.name == library:
             raise NotThere("not installed") from None
         raise
-    return sys.modules[package]
 
 
 def _open_numpy() -> Library:
-    numpy = _import("numpy.random")
-    rng = numpy.random
+    numpy = _import("numpy")
+    rng = importlib.import_module("numpy.random")
     return Library(
         version=f"NumPy {numpy.__version__}",
         # That it is the same object again is part of the promise.
@@ -302,6 +302,6 @@ def _verdict(findings: list[Finding], together: str | None) -> str:
     if together is not None:
         reasons.append(together)
     if reasons:
-        return f"NOT EXACT: {'; '.join(reasons)}"
+        return f"verdict: NOT EXACT: {'; '.join(reasons)}"
     names = ", ".join(finding.source for finding in findings if finding.not_there is None)
-    return f"exact: {names}"
+    return f"verdict: exact: {names}"

@@ -6,6 +6,7 @@ import sys
 import warnings
 
 from rngscope._open_scopes import lock
+from rngscope._seeds import short_repr
 from rngscope._sources import SOURCES, choose
 from rngscope._sources.generators import GeneratorSource, dump_generator, load_generator
 from rngscope._sources.plain import check_keys, load_hex
@@ -51,6 +52,9 @@ class RNGState:
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"an RNGState cannot be changed, so {name!r} cannot be set")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"an RNGState cannot be changed, so {name!r} cannot be deleted")
 
     @classmethod
     def _made_of(cls, sources: dict[str, Any], generators: Iterable[tuple[str, Any]]) -> Self:
@@ -105,7 +109,7 @@ class RNGState:
             RuntimeError: a CUDA graph is being captured.
         """
         if type(strict) is not bool:
-            raise TypeError(f"strict must be True or False, not {strict!r}")
+            raise TypeError(f"strict must be True or False, not {short_repr(strict)}")
         by_name: dict[str, Any] = {source.name: source for source in SOURCES}
         mine = [source for source in choose([], None, generators)]
         states = replayed_states(self, mine)
@@ -164,7 +168,9 @@ class RNGState:
             TypeError: ``other`` is no RNGState.
         """
         if not isinstance(other, RNGState):
-            raise TypeError(f"an RNGState is compared with another one, not with {other!r}")
+            raise TypeError(
+                f"an RNGState is compared with another one, not with {short_repr(other)}"
+            )
         mine, theirs = self._all_fingerprints(), other._all_fingerprints()
         return [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
 
@@ -254,14 +260,14 @@ def _text(dump: Callable[[Any], dict[str, Any]], state: Any) -> str:
     except TypeError:
         # A bit generator that is not NumPy's own: its state is compared, but not written.
         plain = state
-    return _json(plain)
+    return _json(plain, _as_plain)
 
 
-def _json(value: Any) -> str:
+def _json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     # Imported here, as platform below, because it costs as much as the whole package.
     import json
 
-    return json.dumps(value, sort_keys=True, default=_as_plain)
+    return json.dumps(value, sort_keys=True, default=default)
 
 
 def _as_plain(value: Any) -> Any:
@@ -290,7 +296,7 @@ def load_sources(plain: object, sources: Iterable[Source], where: str) -> dict[s
     for name in plain:
         if name not in known:
             raise ValueError(
-                f"{where} holds {name!r}, which is unknown here; known are "
+                f"{where} holds {short_repr(name)}, which is unknown here; known are "
                 f"{', '.join(map(repr, known))}"
             )
     return {name: known[name].load(fields) for name, fields in plain.items()}
@@ -309,14 +315,14 @@ def unseal(state_dict: object, kind: str, keys: set[str]) -> dict[str, Any]:
         ValueError: naming the field that is wrong.
     """
     if not isinstance(state_dict, dict) or not all(isinstance(key, str) for key in state_dict):
-        raise ValueError(f"a state_dict of {kind} must be a dict, not {state_dict!r:.60}")
+        raise ValueError(f"a state_dict of {kind} must be a dict, not {short_repr(state_dict)}")
     found = state_dict.get("rngscope")
     if found != kind:
-        raise ValueError(f"this must be the state_dict of an {kind}, not of {found!r:.60}")
+        raise ValueError(f"this must be the state_dict of an {kind}, not of {short_repr(found)}")
     if type(state_dict.get("format")) is not int or state_dict["format"] != FORMAT:
         raise ValueError(
-            f"format must be {FORMAT}, not {state_dict.get('format')!r:.60}: it was written by "
-            f"another version of rngscope"
+            f"format must be {FORMAT}, not {short_repr(state_dict.get('format'))}: it was "
+            f"written by another version of rngscope"
         )
     check_keys(state_dict, {"rngscope", "format", "versions", "checksum", *keys}, "state_dict")
     versions = state_dict["versions"]
@@ -430,7 +436,7 @@ class assert_rng_unchanged:
         """Decorate a function: each call is checked."""
         from rngscope._seeded import decorate
 
-        return decorate(function, lambda args, kwargs: _Check(self))  # type: ignore[no-any-return]
+        return decorate(function, lambda *call: _Check(self))  # type: ignore[no-any-return]
 
 
 class _Check:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from _thread import get_ident
 
-from rngscope._open_scopes import OpenScope, lock, scopes
+from rngscope._errors import raise_together
+from rngscope._open_scopes import OpenScope, keep_out_of_graphs, lock, scopes
 from rngscope._scope import rng_scope
-from rngscope._seeds import check_seed
+from rngscope._seeds import check_seed, short_repr
 from rngscope._state import dump_sources, load_sources, seal, unseal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from types import CodeType, FrameType
     from typing import Any, Self, SupportsIndex, TypeVar
 
     Function = TypeVar("Function", bound=Callable[..., Any])
@@ -23,6 +26,9 @@ class RNGStream:
     Outside, the RNGs of the program are untouched. A stream that is entered while it is
     open, directly or through other scopes, goes on where it is, and the outer use goes on
     after the inner one. An exception keeps what was drawn.
+
+    A stream has the verbs of torch's ``Stateful``. In a ``torch.distributed.checkpoint`` of
+    several ranks, wrap it in ``rngscope.distributed.PerRank``.
 
     Args:
         seed: integer in ``[0, 2**64)``; for streams with names,
@@ -77,26 +83,39 @@ class RNGStream:
         return self._template.seed
 
     def __enter__(self) -> Self:
-        _Use(self).__enter__()
-        return self
+        use = _Use(self)
+        try:
+            use.__enter__(sys._getframe(1))
+            return self
+        except BaseException as error:
+            use._stop_after(error)
+            raise
 
     def __exit__(self, *error: object) -> None:
-        with lock:
-            # The innermost use, unless other threads have entered the stream as well.
-            use = _latest(self._open)
-        use.leave(*error)
+        use = None
+        try:
+            use = self._use_of(sys._getframe(1).f_code)
+            use.leave(*error)
+        except BaseException:
+            if use is None and sys.is_finalizing():
+                # A body that is still suspended at the end of the program.
+                return
+            # An interrupt may have come before it was known which use ends.
+            if use is None and self._latest() is not None:
+                self._use_of(sys._getframe(1).f_code).leave(*error)
+            raise
 
-    __enter__._torchdynamo_disable = True  # type: ignore[attr-defined]
-    __exit__._torchdynamo_disable = True  # type: ignore[attr-defined]
+    keep_out_of_graphs(__enter__)
+    keep_out_of_graphs(__exit__)
 
     def __call__(self, function: Function) -> Function:
         """Decorate a function: each call goes on with the stream."""
         from rngscope._seeded import decorate
 
-        return decorate(function, lambda args, kwargs: _Use(self))  # type: ignore[no-any-return]
+        return decorate(function, lambda function, *_: _Use(self, function))  # type: ignore[no-any-return]
 
     def reset(self) -> None:
-        """Begin again with the seed at the next entry.
+        """Begin again at the next entry: with the seed, which a loaded state brings along.
 
         Raises:
             RuntimeError: the stream is open.
@@ -109,9 +128,13 @@ class RNGStream:
         """Return seed and states in plain form, as ``RNGState.state_dict`` does.
 
         Of a source that the stream has not met yet the seed is enough.
+
+        Raises:
+            TypeError: a NumPy bit generator that is not NumPy's own.
         """
         with lock:
-            position = self._open[-1].stands() if self._open else self._position
+            use = self._latest()
+            position = self._position if use is None else {**self._position, **use.stands()}
             states = {**self._loaded}
             for source in self._template.sources:
                 state = source.portable(position.get(source.identity))
@@ -133,30 +156,61 @@ class RNGStream:
             state_dict: what ``state_dict()`` returned for a stream of the same options.
 
         Raises:
-            ValueError: naming what does not fit; the stream is unchanged.
+            ValueError: naming what does not fit, the number of devices for one; the stream
+                is unchanged.
             RuntimeError: the stream is open.
         """
         fields = unseal(state_dict, "RNGStream", {"seed", "independent", "states"})
         text = fields["seed"]
         if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20):
-            raise ValueError(f"seed must be an integer in decimal digits, not {text!r}")
+            raise ValueError(f"seed must be an integer in decimal digits, not {short_repr(text)}")
         seed = check_seed(int(text))
         if type(fields["independent"]) is not bool:
-            raise ValueError(f"independent must be True or False, not {fields['independent']!r}")
+            raise ValueError(
+                f"independent must be True or False, not {short_repr(fields['independent'])}"
+            )
         if fields["independent"] is not self._template.independent:
             raise ValueError(
                 f"the state_dict is of a stream with independent={fields['independent']}, this "
                 f"one has independent={self._template.independent}"
             )
-        states = load_sources(fields["states"], self._template.sources, "states")
+        sources = self._template.sources
+        states = load_sources(fields["states"], sources, "states")
         with lock:
             self._refuse_open("load into")
+            for source in sources:
+                if source.name in states:
+                    source.check(states[source.name])
+                    _check_devices(source, states[source.name])
             self._template.seed = seed
             self._position, self._loaded = {}, states
 
     def _refuse_open(self, verb: str) -> None:
-        if self._open:
+        if self._latest() is not None:
             raise RuntimeError(f"cannot {verb} a stream while it is open: leave its blocks first")
+
+    def _latest(self, below: _Use | None = None) -> _Use | None:
+        """Return the latest use that is open, or the latest but one."""
+        if not self._open:
+            return None
+        for use in reversed(self._open):
+            # A forked child has forgotten the uses of other threads: they are not open.
+            if use is not below and use.saved is not None:
+                return use
+        return None
+
+    def _use_of(self, code: CodeType) -> _Use:
+        """Return the use that ends when this code leaves a block."""
+        me = get_ident()
+        with lock:
+            if len(self._open) == 1 and self._open[0].saved is not None:
+                return self._open[0]
+            uses = [use for use in reversed(self._open) if use.saved is not None]
+        mine = [use for use in uses if use.thread == me]
+        # A block is left by the code that entered it, an ExitStack's by another.
+        for use in [use for use in mine if use.code is code] or mine or uses:
+            return use
+        raise RuntimeError("cannot leave a stream that is not open")
 
     def __repr__(self) -> str:
         return f"<RNGStream seed={self.seed}>"
@@ -167,89 +221,138 @@ class _Use(OpenScope):
 
     __slots__ = ("stream",)
 
-    def __init__(self, stream: RNGStream) -> None:
-        super().__init__(*stream._template.values)
+    def __init__(self, stream: RNGStream, function: Any = None) -> None:
+        template = stream._template
+        OpenScope.__init__(self, template.sources, None, template.independent)
+        self.begins_anyhow = template.begins_anyhow
+        self.function = function
+        self.code: Any = None
         self.stream = stream
 
-    def __enter__(self) -> Self:
+    def __enter__(self, caller: FrameType | None = None) -> Self:
+        """Go on where the stream stands; where an outer use of it stands, if there is one."""
         stream = self.stream
-        with lock:
-            outer = stream._open[-1] if stream._open else None
-            if outer is not None:
-                # From here on its place in the pile holds what it found, until we leave.
-                stream._position.update(outer.swap(outer.found()))
-            self.seed, self.replayed = stream._template.seed, stream._loaded
-            self.start = dict(stream._position)
-            try:
-                super().__enter__()
-                stream._open.append(self)
-            except BaseException:
+        try:
+            with lock:
+                position = stream._position
+                outer = stream._latest()
                 if outer is not None:
-                    outer.swap(stream._position)
-                raise
+                    position.update(outer.stands())
+                self.seed, self.replayed = stream._template.seed, stream._loaded
+                self.start = position if position or stream._loaded else None
+                OpenScope.__enter__(self)
+                if caller is not None:
+                    self.code, self.instruction = caller.f_code, caller.f_lasti
+                stream._open.append(self)
+        except BaseException as error:
+            self._close_after(error)
+            raise
         return self
 
-    def leave(self, *error: Any) -> None:
-        with lock:
-            if self.saved is None:
+    def leave(self, *error: object) -> None:
+        """Keep where the stream stands, and put every source back."""
+        crossed = None
+        try:
+            with lock:
+                if self.saved is not None:
+                    if scopes[-1] is not self:
+                        crossed = self._first_crossed()
+                    self._stop()
                 self.position = None
-                return
-            crossed = None if scopes[-1] is self else self._first_crossed()
-            self.put_aside()
+        except BaseException as interruption:
+            self._stop_after(interruption)
             self.position = None
-        if crossed is not None:
+            raise
+        if crossed is not None and not sys.is_finalizing():
             self._warn_of_order(crossed)
 
     __exit__ = leave
 
-    def take_up(self) -> None:
-        self.position = None
-        inner, self.inner = self.inner, ()
-        self.__enter__()
-        for scope in inner:
-            if scope.position is not None:
-                scope.take_up()
+    keep_out_of_graphs(__enter__)
+    keep_out_of_graphs(leave)
 
-    def put_aside(self) -> None:
-        with lock:
-            stream = self.stream
-            try:
-                super().put_aside()
-            finally:
-                is_latest = stream._open[-1:] == [self]
-                if self in stream._open:
-                    stream._open.remove(self)
-            if not is_latest:
-                # The stream stands where a later use of it stands.
-                return
-            stream._position.update(self.position or {})
-            if stream._open:
-                stream._open[-1].swap(stream._position)
+    def _stop(self) -> None:
+        try:
+            with lock:
+                errors = self._keep()
+                if errors:
+                    # What keeps a source from being restored as well is the graver error.
+                    OpenScope.leave(self)
+                    raise_together("several errors while a stream was left", errors)
+                found = zip(self.covered, self.saved or ())
+                if scopes[-1] is self:
+                    for source, state in found:
+                        source.restore(state)
+                else:
+                    for source, state in found:
+                        self.exchange(source, state)
+                self._close()
+                self.stream._open.remove(self)
+        except BaseException as error:
+            self._stop_after(error)
+            raise
 
-    def found(self) -> dict[Any, Any]:
-        """Return what was found at entry."""
-        return {s.identity: state for s, state in zip(self.covered, self.saved or ())}
+    def _stop_after(self, error: BaseException) -> None:
+        """Keep what can be kept and restore every source in spite of an error."""
+        try:
+            with lock:
+                # It may have been interrupted. What fails in it has been raised already.
+                self._keep()
+        finally:
+            self._close_after(error)
+            if self in self.stream._open:
+                self.stream._open.remove(self)
 
-    def swap(self, states: dict[Any, Any]) -> dict[Any, Any]:
-        """Set where the stream stands in the pile, and return where it stood."""
-        return {
-            source.identity: self.exchange(source, states[source.identity])
-            for source in self.covered
-            if source.identity in states
-        }
+    def _keep(self) -> list[BaseException]:
+        """Remember where the stream stands, in the outer use of it as well.
+
+        Twice is once, until the first source is put back: from then on there is a position.
+
+        Returns:
+            The errors of sources that cannot be saved.
+        """
+        errors: list[BaseException] = []
+        if self.saved is None or self.position is not None:
+            return errors
+        stream = self.stream
+        # Otherwise the stream stands where a later use of it stands.
+        if stream._latest() is self:
+            outer = stream._latest(self)
+            is_top = scopes[-1] is self
+            position = stream._position
+            for place, source in enumerate(self.covered):
+                try:
+                    if is_top:
+                        state = source.save()
+                    else:
+                        state = self.exchange(source, self.saved[place], only_look=True)
+                    position[source.identity] = state
+                    if outer is not None:
+                        outer.exchange(source, state)
+                except Exception as error:
+                    # One source that fails must not keep the others from being kept.
+                    errors.append(error)
+        self.position = {}
+        return errors
 
     def stands(self) -> dict[Any, Any]:
         """Return where the stream stands."""
-        stands = self.swap(self.found())
-        self.swap(stands)
-        return stands
+        return {
+            source.identity: self.exchange(source, state, only_look=True)
+            for source, state in zip(self.covered, self.saved or ())
+        }
 
 
-def _latest(uses: list[_Use]) -> _Use:
-    me = get_ident()
-    for use in reversed(uses):
-        if use.thread == me:
-            return use
-    if not uses:
-        raise RuntimeError("cannot leave a stream that is not open")
-    return uses[-1]
+def _check_devices(source: Any, state: Any) -> None:
+    """Refuse a state that lacks a device which the stream was given.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    devices = getattr(source, "devices", None)
+    if devices is not None and not {i for i in devices if i is not None} <= set(state):
+        raise ValueError(
+            f"the state holds {len(state)} {source.name} device(s), {sorted(state)}, and the "
+            f"stream is over {len(devices)}, {sorted(devices)}; make the stream over those that "
+            f"are there with devices=, or begin anew with RNGStream(derive_seed(seed, ...))"
+        )

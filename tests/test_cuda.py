@@ -56,6 +56,7 @@ def draw(index=0, generator=None):
     return torch.rand(3, device=f"cuda:{index}", generator=generator).tolist()
 
 def state(index=0):
+    torch.cuda.init()
     return torch.cuda.default_generators[index].get_state().tolist()
 
 def device_files():

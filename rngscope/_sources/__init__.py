@@ -120,9 +120,11 @@ def present(sources: tuple[Source, ...]) -> tuple[Source, ...]:
             return _present
         if all(find() is not None for find in LIBRARIES.values()):
             torch = sys.modules["torch"]
-            _names = torch.__dict__, torch._C.__dict__
-            _lengths = len(_names[0]), len(_names[1])
+            names, more_names = torch.__dict__, torch._C.__dict__
+            lengths = len(names), len(more_names)
+            # The lengths last: an interrupt in between must not make an old answer valid.
             _present = tuple(source for source in SOURCES if source.is_present())
+            _names, _lengths = (names, more_names), lengths
             return _present
     return tuple([source for source in sources if source.is_present()])
 
@@ -170,7 +172,9 @@ def _by_name(sources: Iterable[str] | None) -> list[Any]:
     known = _BY_NAME
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"sources must be a list of names, but one of them is {short_repr(name)}")
+            raise TypeError(
+                f"sources must be a list of names, but one of them is {short_repr(name)}"
+            )
         if name not in known:
             # The one name that can change.
             known = {source.name: source for source in SOURCES}
@@ -185,7 +189,9 @@ def _on_devices(chosen: list[Any], devices: Iterable[Any] | None) -> list[Any]:
     if devices is None:
         return chosen
     if isinstance(devices, (str, bytes, int)) or not hasattr(devices, "__iter__"):
-        raise TypeError(f"devices must be a list of ints or torch.device, not {short_repr(devices)}")
+        raise TypeError(
+            f"devices must be a list of ints or torch.device, not {short_repr(devices)}"
+        )
     torch_device = getattr(sys.modules.get("torch"), "device", None)
     wanted: list[tuple[str | None, int | None]] = []
     for device in devices:

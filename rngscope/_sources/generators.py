@@ -10,6 +10,7 @@ from rngscope._sources.numpy import (
     as_fields,
     dump_bit_generator,
     dump_random_state,
+    fields_of,
     load_bit_generator,
     load_random_state,
     name_of,
@@ -18,7 +19,12 @@ from rngscope._sources.numpy import (
 )
 from rngscope._sources.plain import check_keys, load_hex
 from rngscope._sources.python import dump_python, load_python
-from rngscope._sources.torch_cpu import set_generator, tensor_bytes
+from rngscope._sources.torch_cpu import (
+    check_torch_state,
+    load_torch_state,
+    set_generator,
+    tensor_bytes,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +128,11 @@ class _TorchGenerator:
     def check(generator: Any, state: Any, where: str) -> None:
         here = generator.device.type
         if state[0].partition(":")[0] != here:
-            raise ValueError(f"{where} runs on {here!r}, but the state is one of {state[0]!r}")
+            raise ValueError(
+                f"{where} runs on {here!r}, but the state is one of {short_repr(state[0])}"
+            )
+        if here == "cpu" and isinstance(state[1], bytes):
+            check_torch_state(state[1], where)
 
     @staticmethod
     def seed(generator: Any, seed: int) -> None:
@@ -135,9 +145,12 @@ class _TorchGenerator:
     @staticmethod
     def load(fields: Any, where: str) -> Any:
         check_keys(fields, {"device", "state"}, where)
-        if not isinstance(fields["device"], str):
-            raise ValueError(f"{where}.device must be a str, not {fields['device']!r}")
-        return fields["device"], load_hex(fields["state"], f"{where}.state")
+        device = fields["device"]
+        if not isinstance(device, str):
+            raise ValueError(f"{where}.device must be a str, not {short_repr(device)}")
+        if device == "cpu":
+            return device, load_torch_state({"state": fields["state"]}, where)
+        return device, load_hex(fields["state"], f"{where}.state")
 
 
 class _NumpyGenerator:
@@ -199,7 +212,7 @@ class _NumpyRandomState:
 
     @staticmethod
     def dump(state: Any) -> dict[str, Any]:
-        return dump_random_state(state[0], as_fields(state))
+        return dump_random_state(state[0], fields_of(state))
 
     load = staticmethod(load_random_state)
 
@@ -222,7 +235,7 @@ def load_generator(fields: Any, where: str) -> tuple[str, Any]:
     """Return kind and state that ``fields`` describe, after checking every one of them."""
     kind = fields.get("kind") if isinstance(fields, dict) else None
     if not isinstance(kind, str) or kind not in _VERBS:
-        raise ValueError(f"{where}.kind must be one of {', '.join(_VERBS)}, not {kind!r}")
+        raise ValueError(f"{where}.kind must be one of {', '.join(_VERBS)}, not {short_repr(kind)}")
     rest = {key: value for key, value in fields.items() if key != "kind"}
     return kind, _VERBS[kind].load(rest, where)
 

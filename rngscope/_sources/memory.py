@@ -25,12 +25,16 @@ def may_be_fast() -> bool:
     return fast_roads and has_gil and sys.implementation.name == "cpython"
 
 
-def view_memory(address: int, length: int) -> memoryview:
-    """Return a writable view of ``length`` bytes; its owner must outlive it."""
+def view_memory(owner: object, address: int, length: int) -> memoryview:
+    """Return a writable view of ``length`` bytes, which keeps their owner alive."""
     # Imported here because it doubles the import time of the whole package.
     import ctypes
 
-    return memoryview((ctypes.c_ubyte * length).from_address(address)).cast("B")
+    block: Any = (ctypes.c_ubyte * length).from_address(address)
+    # Otherwise a scope that is left at the end of the interpreter could write to memory that
+    # is free already.
+    block.owner = owner
+    return memoryview(block).cast("B")
 
 
 class SeedImages(dict[int, "Any"]):

@@ -6,8 +6,9 @@ import struct
 import sys
 from _thread import RLock
 
-from rngscope._seeds import source_seed
+from rngscope._seeds import short_repr, source_seed
 from rngscope._sources import memory
+from rngscope._sources.patient_lock import PatientLock
 from rngscope._sources.plain import (
     WORDS,
     check_gauss,
@@ -164,8 +165,7 @@ class NumpySource:
         pass
 
     def dump(self, state: Any) -> dict[str, Any]:
-        name = name_of(state[0]) if not isinstance(state[0], str) else state[0]
-        return dump_random_state(name, as_fields(state))
+        return dump_random_state(state[0], fields_of(state))
 
     def load(self, fields: Any) -> Any:
         return load_random_state(fields, self.name)
@@ -211,37 +211,18 @@ class _Views:
         if self.offset is False or type(bit_generator) is not self.mersenne:
             return False
         self.words = _view_words(bit_generator)
-        self.gauss = memory.view_memory(id(self.global_state) + self.offset, _GAUSS.size)
+        state = self.global_state
+        self.gauss = memory.view_memory(state, id(state) + self.offset, _GAUSS.size)
         lock = bit_generator.lock
-        self.lock = lock if isinstance(lock, _REENTRANT) else _PatientLock(lock)
+        self.lock = lock if isinstance(lock, _REENTRANT) else PatientLock(lock)
         self.bit_generator = bit_generator
         return True
 
 
-class _PatientLock:
-    """The lock of an older NumPy, which is not reentrant, without its deadlock.
-
-    While ``numpy.random.shuffle`` runs a list's own code, or a finalizer in it, the holder
-    may be this very thread: after a second we go on without the lock.
-    """
-
-    __slots__ = ("lock", "is_held")
-    PATIENCE = 1.0
-
-    def __init__(self, lock: Any) -> None:
-        self.lock = lock
-
-    def __enter__(self) -> None:
-        self.is_held = self.lock.acquire(timeout=self.PATIENCE)
-
-    def __exit__(self, *error: object) -> None:
-        if self.is_held:
-            self.lock.release()
-
-
 def _view_words(bit_generator: Any) -> memoryview:
     # A documented address: the words of an MT19937, then an int32 position.
-    return memory.view_memory(bit_generator.ctypes.state_address, memory.MERSENNE_BYTES)
+    address = bit_generator.ctypes.state_address
+    return memory.view_memory(bit_generator, address, memory.MERSENNE_BYTES)
 
 
 def _find_gauss(scratch: Any) -> int | bool:
@@ -251,7 +232,7 @@ def _find_gauss(scratch: Any) -> int | bool:
     and writing.
     """
     mark = 1.2345678901234567
-    whole = memory.view_memory(id(scratch), type(scratch).__basicsize__)
+    whole = memory.view_memory(scratch, id(scratch), type(scratch).__basicsize__)
     before = scratch.get_state()
     scratch.set_state((*before[:3], 1, mark))
     offset = bytes(whole).find(_GAUSS.pack(1, 0, mark))
@@ -281,15 +262,19 @@ def numpy_seed(seed: int) -> int | list[int]:
 
 def as_fields(state: Any) -> dict[str, Any]:
     """Return a state of either road as what ``RandomState.set_state`` takes."""
+    fields: dict[str, Any] = with_arrays(fields_of(state))
+    return fields
+
+
+def fields_of(state: Any) -> Any:
+    """Return the fields of a state of either road; needs no NumPy."""
     if len(state) == 2:
-        fields: dict[str, Any] = with_arrays(state[1])
-        return fields
-    numpy = sys.modules["numpy"]
-    words = numpy.frombuffer(state[1], dtype=numpy.uint32)
+        return state[1]
+    *key, position = struct.unpack(f"={WORDS}Ii", state[1])
     has_gauss, _, gauss = _GAUSS.unpack(state[2])
     return {
         "bit_generator": "MT19937",
-        "state": {"key": words[:WORDS], "pos": int(words[WORDS])},
+        "state": {"key": key, "pos": position},
         "has_gauss": has_gauss,
         "gauss": gauss,
     }
@@ -371,7 +356,7 @@ def load_bit_generator(fields: Any, where: str) -> dict[str, Any]:
     name = fields.get("kind") if isinstance(fields, dict) else None
     if not isinstance(name, str) or name not in _LAYOUTS:
         choices = ", ".join(map(repr, _LAYOUTS))
-        raise ValueError(f"{where}.kind must be one of {choices}, not {name!r}")
+        raise ValueError(f"{where}.kind must be one of {choices}, not {short_repr(name)}")
     fields = {key: value for key, value in fields.items() if key != "kind"}
     if name == "MT19937":
         check_keys(fields, {"words", "position"}, where)

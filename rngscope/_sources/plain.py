@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+from rngscope._seeds import short_repr
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -22,21 +24,21 @@ def check_keys(fields: object, keys: set[str], where: str) -> None:
         raise ValueError(f"{where} must be a dict, not {type(fields).__name__}")
     if set(fields) != keys:
         raise ValueError(
-            f"{where} must have the fields {sorted(keys)}, not {sorted(map(str, fields))}"
+            f"{where} must have the fields {sorted(keys)}, not {short_repr(list(fields))}"
         )
 
 
 def check_range(value: object, low: int, high: int, where: str) -> int:
     """Refuse anything but an int in ``[low, high]``."""
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{where} must be an integer in [{low}, {high}], not {value!r}")
+        raise ValueError(f"{where} must be an integer in [{low}, {high}], not {short_repr(value)}")
     return value
 
 
 def check_gauss(value: object, where: str) -> float | None:
     """Refuse anything but None or a finite float."""
     if value is not None and not (isinstance(value, float) and math.isfinite(value)):
-        raise ValueError(f"{where} must be None or a finite float, not {value!r}")
+        raise ValueError(f"{where} must be None or a finite float, not {short_repr(value)}")
     return value
 
 

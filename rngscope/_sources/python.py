@@ -101,7 +101,7 @@ class PythonSource:
 
 def view_of(generator: random.Random) -> memoryview:
     """Return the memory of position and words."""
-    return memory.view_memory(id(generator) + _HEADER, memory.MERSENNE_BYTES)
+    return memory.view_memory(generator, id(generator) + _HEADER, memory.MERSENNE_BYTES)
 
 
 def _check_layout() -> bool:

@@ -2,23 +2,22 @@
 
 An accelerator that has not started has no generators. torch keeps a queue for it: calls in
 ``_queued_calls``, then the latest seeds in ``_lazy_seed_tracker``; when it starts, both run
-in this order. So the state of such an accelerator is its queue (``QueuedState``): to save is
-to copy it, to seed is to append to it, to restore is to put it back.
-
-When the accelerator starts inside a scope, the states saved before become states of
-generators: what the queue of that moment makes of the entropy that the generators start
-with. The first entry of every queue that a scope has saved is a ``_StartMark``, which keeps
-that entropy.
+in this order. So the state of such an accelerator is a point in its queue
+(``QueuedState``): to save is to put a mark there, to seed is to append to it, to restore is
+to take out what came after the mark. When the accelerator starts meanwhile, the mark is
+called, and keeps what the generators hold at this point.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
+from weakref import ref
 
 from rngscope._errors import raise_together
 from rngscope._seeds import source_seed
-from rngscope._sources.plain import load_hex
+from rngscope._sources.patient_lock import PatientLock
+from rngscope._sources.plain import check_keys, check_range, load_hex
 from rngscope._sources.torch_cpu import set_generator, tensor_bytes, torch_module
 
 TYPE_CHECKING = False
@@ -30,7 +29,24 @@ if TYPE_CHECKING:
     States = dict[int, Any]
 
 #: The functions of torch whose queued calls are about RNGs.
-_RNG_FUNCTIONS = {"set_rng_state", "manual_seed", "manual_seed_all", "seed", "seed_all"}
+_RNG_FUNCTIONS = {
+    "set_rng_state",
+    "_set_rng_state_offset",
+    "manual_seed",
+    "manual_seed_all",
+    "seed",
+    "seed_all",
+}
+
+
+class CapturedStates(dict[int, "Any"]):
+    """States by device index, and how many devices the process had."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, states: States, count: int) -> None:
+        super().__init__(states)
+        self.count = count
 
 
 class AcceleratorSource:
@@ -146,20 +162,22 @@ class AcceleratorSource:
         if self.is_started(module):
             _refuse_capture(module, self.name, "save")
             return {i: g.get_state() for i, g in self.covered(module).items()}
-        with module._initialization_lock:
+        with PatientLock(module._initialization_lock):
             if not module.is_initialized():
                 return QueuedState(self, module)
         return self.save()
 
     def capture(self) -> Any:
         module = self.module()
-        return self.save() if module is not None and self.is_started(module) else None
+        if module is None or not self.is_started(module):
+            return None
+        return self.portable(self.save())
 
     def portable(self, state: Any) -> Any:
         # What is only queued has no state yet.
         parts = state if isinstance(state, tuple) else (state,)
         found = {i: s for part in parts if isinstance(part, dict) for i, s in part.items()}
-        return found or None
+        return CapturedStates(found, len(self.generators(self.module()))) if found else None
 
     def restore(self, state: Any) -> None:
         if isinstance(state, tuple):
@@ -171,14 +189,14 @@ class AcceleratorSource:
         if module is None:
             return
         if not self.is_started(module):
-            with module._initialization_lock:
+            with PatientLock(module._initialization_lock):
                 if not module.is_initialized():
                     state.put_back(module)
                     return
+        _refuse_capture(module, self.name, "restore")
         if isinstance(state, QueuedState):
             state.put_back(module)
             state = state.states(module)
-        _refuse_capture(module, self.name, "restore")
         self.set_each(module, state)
 
     def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
@@ -188,7 +206,7 @@ class AcceleratorSource:
     def seed(self, seed: int, independent: bool) -> None:
         self._change(_Seed(self, seed, independent))
 
-    def replay(self, state: States) -> None:
+    def replay(self, state: CapturedStates) -> None:
         module = self.module()
         if module is None:
             return
@@ -197,7 +215,7 @@ class AcceleratorSource:
     def is_present(self) -> bool:
         return self.module() is not None
 
-    def check(self, state: States) -> None:
+    def check(self, state: CapturedStates) -> None:
         """Refuse a state of another number of devices, if that can be known yet.
 
         Raises:
@@ -207,7 +225,7 @@ class AcceleratorSource:
         if module is not None and self.is_started(module):
             _Replay(self, state).check(module)
 
-    def only_present(self, state: States) -> AcceleratorSource | None:
+    def only_present(self, state: CapturedStates) -> AcceleratorSource | None:
         """Return this source over those devices of ``state`` that are there."""
         module = self.module()
         if module is None:
@@ -220,7 +238,7 @@ class AcceleratorSource:
         if module is None:
             return
         if not self.is_started(module):
-            with module._initialization_lock:
+            with PatientLock(module._initialization_lock):
                 if not module.is_initialized():
                     _append(module, change)
                     return
@@ -233,7 +251,7 @@ class AcceleratorSource:
         for index, state in states.items():
             try:
                 set_generator(generators[index], state, f"{self.name}:{index}")
-            except Exception as error:
+            except BaseException as error:
                 # One device that fails must not keep the others from being restored.
                 errors.append(error)
         raise_together(f"some {self.name} devices could not be restored", errors)
@@ -270,25 +288,33 @@ class AcceleratorSource:
             {i: s for i, s in state.items() if i not in shared} or None,
         )
 
-    def dump(self, state: States) -> dict[str, Any]:
-        return {str(index): tensor_bytes(tensor).hex() for index, tensor in state.items()}
+    def dump(self, state: CapturedStates) -> dict[str, Any]:
+        states = {str(index): tensor_bytes(tensor).hex() for index, tensor in state.items()}
+        return {"count": state.count, "states": states}
 
-    def load(self, fields: Any) -> dict[int, bytes]:
-        if not isinstance(fields, dict) or not all(
-            isinstance(index, str) and index.isascii() and index.isdigit() and len(index) < 6
-            for index in fields
-        ):
-            raise ValueError(f"{self.name} must be a dict from device index to state")
-        states = {int(i): load_hex(text, f"{self.name}.{i}") for i, text in fields.items()}
+    def load(self, fields: Any) -> CapturedStates:
+        check_keys(fields, {"count", "states"}, self.name)
+        count = check_range(fields["count"], 1, 2**15, f"{self.name}.count")
+        plain = fields["states"]
+        indices = {str(index): index for index in range(count)}
+        if not isinstance(plain, dict) or not plain or not indices.keys() >= plain.keys():
+            raise ValueError(
+                f"{self.name}.states must be a dict from device index, below {count} and in "
+                f"decimal digits, to state"
+            )
+        states = {
+            indices[index]: load_hex(text, f"{self.name}.states.{index}")
+            for index, text in plain.items()
+        }
         if self.name == "cuda":
             for index, data in states.items():
                 # Seed and Philox offset, 8 bytes each; the offset counts in fours.
                 if len(data) != 16 or data[8] % 4:
                     raise ValueError(
-                        f"cuda.{index} must be 16 bytes: a seed, and an offset that is a "
-                        f"multiple of 4"
+                        f"cuda.states.{index} must be 16 bytes: a seed, and an offset that "
+                        f"is a multiple of 4"
                     )
-        return states
+        return CapturedStates(states, count)
 
 
 class MtiaSource(AcceleratorSource):
@@ -366,49 +392,91 @@ class _FunctionGenerator:
 
 
 class QueuedState:
-    """The state of an accelerator that has not started: the queue that waits for its start.
+    """The state of an accelerator that has not started: a point in the queue for its start.
 
     Made and put back under torch's own lock for the queue.
     """
 
-    __slots__ = ("source", "calls", "seeds", "mark")
+    __slots__ = ("source", "mark", "calls", "overlays", "__weakref__")
 
     def __init__(self, source: AcceleratorSource, module: Any) -> None:
         queue = module._queued_calls
-        tracker = module._lazy_seed_tracker
         self.source = source
+        self.mark = _Mark(source.limited_to(None), module._lazy_seed_tracker)
+        # What the body queues comes after the seeds that are queued now.
+        _queue_seeds(module)
+        #: What is queued before the mark.
         self.calls = list(queue)
-        self.seeds = (tracker.manual_seed_all_cb, tracker.manual_seed_cb, tracker.call_order)
-        if not queue or type(queue[0][0]) is not _StartMark:
-            queue.insert(0, (_StartMark(source), []))
-        self.mark = queue[0][0]
+        #: States that replace this one for some devices.
+        self.overlays: tuple[QueuedState, ...] = ()
+        queue.append((self.mark, []))
 
     def put_back(self, module: Any) -> None:
-        """Make the queue what it was; calls that are not about RNGs stay."""
-        queue, tracker = module._queued_calls, module._lazy_seed_tracker
-        known = {id(entry) for entry in self.calls}
-        later = [entry for entry in queue if id(entry) not in known]
+        """Take out of the queue what came after the mark and is about the covered devices.
+
+        Calls that are not about RNGs stay. Calls of the program that are reach devices that
+        are not covered as well: where there are such devices, they stay too, and the
+        covered ones are put back behind them.
+        """
+        queue = module._queued_calls
+        if self.mark.states and not self.source.is_started(module):
+            # A start that failed later on has run the mark, and what came after it.
+            self.source.set_each(module, self.states(module))
+        place = next((i for i, entry in enumerate(queue) if entry[0] is self.mark), None)
+        if place is None:
+            self._queue_again(module)
+            return
+        before, after = queue[:place], queue[place + 1 :]
+        is_whole = self.source.devices is None and not self.source.without
+        if not is_whole and self._reaches_beyond(after + module._lazy_seed_tracker.call_order):
+            _append(module, _Restore(self))
+            return
+        if is_whole:
+            after = [entry for entry in after if not self._is_about_rngs(entry[0])]
+        else:
+            after = [entry for entry in after if not self._is_of_covered(entry[0])]
+        if self.mark.is_held_by_others(self):
+            after.insert(0, queue[place])
+        queue[:] = before + after
+        heirs = [call for call, _ in after if isinstance(call, _Mark)]
+        self.mark.give_seeds_back(module, heirs)
+        for overlay in self.overlays:
+            overlay.put_back(module)
+
+    def _queue_again(self, module: Any) -> None:
+        """Put back a state of a body that was put aside: what it had queued is queued anew."""
+        queue = module._queued_calls
         if self.source.devices is not None or self.source.without:
-            # Calls of the body also reach devices that the scope does not cover: they stay,
-            # and the covered devices are put back behind them.
-            calls = [call for call, _ in later + _seeds_in(tracker) if self._is_about_rngs(call)]
-            if not all(_is_ours(call) and call.source.covers_as(self.source) for call in calls):
-                _append(module, _Restore(self))
-                return
-        queue[:] = self.calls + [entry for entry in later if not self._is_about_rngs(entry[0])]
-        tracker.manual_seed_all_cb, tracker.manual_seed_cb, tracker.call_order = self.seeds
+            _append(module, _Restore(self))
+            return
+        there = {id(entry) for entry in queue}
+        queue.extend(
+            entry
+            for entry in self.calls
+            if id(entry) not in there
+            and self._is_about_rngs(entry[0])
+            and not isinstance(entry[0], _Mark)
+        )
 
     def states(self, module: Any) -> States:
-        """Return what this queue makes of the generators, now that they exist."""
+        """Return what the generators held at this point, now that they exist."""
         source = self.source
-        everywhere = source.limited_to(None)
+        found = self.mark.states or self._run_again(module)
+        covered = source.covered_at_start(module)
+        states = {index: found[index] for index in covered if index in found}
+        for overlay in self.overlays:
+            states.update(overlay.states(module))
+        return states
+
+    def _run_again(self, module: Any) -> States:
+        """Find the state of a body that was put aside while the accelerator started."""
+        everywhere = self.source.limited_to(None)
         now = {i: g.get_state() for i, g in everywhere.covered(module).items()}
         try:
-            everywhere.set_each(module, self.mark.entropy)
-            for call, _ in self.calls + [entry for entry in self.seeds[2] if entry]:
-                if self._is_about_rngs(call):
+            for call, _ in self.calls:
+                if self._is_about_rngs(call) and not isinstance(call, _Mark):
                     call()
-            return {i: g.get_state() for i, g in source.covered_at_start(module).items()}
+            return {i: g.get_state() for i, g in everywhere.covered(module).items()}
         finally:
             everywhere.set_each(module, now)
 
@@ -421,24 +489,37 @@ class QueuedState:
         rest = None if beyond.devices == () else state._limited(beyond)
         if shared.covers_as(self.source):
             return state._limited(shared), self, rest
-        return self._overlaid(state._limited(shared)), self._limited(shared), rest
+        kept = self._limited(self.source)
+        kept.overlays = (*self.overlays, state._limited(shared))
+        return kept, self._limited(shared), rest
 
     def _limited(self, source: AcceleratorSource) -> QueuedState:
         """Return this state for some devices only."""
         copy = object.__new__(QueuedState)
-        copy.source, copy.mark = source, self.mark
-        copy.calls, copy.seeds = self.calls, self.seeds
+        copy.source, copy.mark, copy.calls = source, self.mark, self.calls
+        copy.overlays = self.overlays
+        self.mark.holders += [ref(self), ref(copy)]
         return copy
 
-    def _overlaid(self, state: QueuedState) -> QueuedState:
-        """Return this state with that of some devices replaced."""
-        copy = self._limited(self.source)
-        copy.calls = [*self.calls, *(e for e in self.seeds[2] if e), (_Restore(state), [])]
-        copy.seeds = (None, None, [])
-        return copy
+    def _reaches_beyond(self, entries: list[Any]) -> bool:
+        """Tell whether a call is about covered devices and others as well."""
+        for entry in entries:
+            if not entry or isinstance(entry[0], _Mark):
+                continue
+            if isinstance(entry[0], _Change):
+                other = entry[0].source
+                if self.source.shared_with(other).devices == () or self._is_of_covered(entry[0]):
+                    continue
+            if self._is_about_rngs(entry[0]):
+                return True
+        return False
+
+    def _is_of_covered(self, call: Any) -> bool:
+        """Tell whether a call is ours, and of no devices but covered ones."""
+        return isinstance(call, _Change) and call.source.beyond(self.source).devices == ()
 
     def _is_about_rngs(self, call: Any) -> bool:
-        if _is_ours(call):
+        if isinstance(call, (_Mark, _Change)):
             return True
         package = f"torch.{self.source.name}"
         function = getattr(call, "__qualname__", "").partition(".")[0]
@@ -446,22 +527,45 @@ class QueuedState:
         return module in (package, f"{package}.random") and function in _RNG_FUNCTIONS
 
 
-class _StartMark:
-    """The first call in the queue: keeps what the generators start with."""
+class _Mark:
+    """A point in the queue: called when the accelerator starts, keeps the states."""
 
-    __slots__ = ("source", "entropy")
+    __slots__ = ("source", "states", "seeds", "holders")
 
-    def __init__(self, source: AcceleratorSource) -> None:
-        self.source = source.limited_to(None)
-        self.entropy: States = {}
+    def __init__(self, source: AcceleratorSource, tracker: Any) -> None:
+        self.source = source
+        self.states: States = {}
+        #: The latest seeds at this point, as torch's tracker holds them.
+        self.seeds = (tracker.manual_seed_all_cb, tracker.manual_seed_cb, tracker.call_order)
+        #: The states of this point, once there are several, each for some devices.
+        self.holders: list[ref[QueuedState]] = []
+
+    def is_held_by_others(self, state: QueuedState) -> bool:
+        """Tell whether a scope that is still open will come back to this point."""
+        return any(holder() not in (None, state) for holder in self.holders)
 
     def __call__(self) -> None:
         for index, generator in enumerate(self.source.generators(self.source.module())):
             try:
-                self.entropy[index] = generator.get_state()
+                # The first time counts: after a start that failed, all is run again.
+                if index not in self.states:
+                    self.states[index] = generator.get_state()
             except Exception as error:
                 # A failure here would break the start of the accelerator.
                 _warn(f"could not save the RNG of {self.source.name}:{index} at start: {error}")
+
+    def give_seeds_back(self, module: Any, heirs: list[_Mark]) -> None:
+        """Make the seeds that were queued before this mark the latest ones again.
+
+        While marks of other scopes follow, that is left to the first of them.
+        """
+        queue, tracker = module._queued_calls, module._lazy_seed_tracker
+        if not heirs:
+            moved = {id(entry) for entry in self.seeds[2]}
+            queue[:] = [entry for entry in queue if id(entry) not in moved]
+            tracker.manual_seed_all_cb, tracker.manual_seed_cb, tracker.call_order = self.seeds
+        elif not any(heirs[0].seeds[2]):
+            heirs[0].seeds = self.seeds
 
 
 class _Change:
@@ -502,7 +606,7 @@ class _Replay(_Change):
 
     __slots__ = ("state",)
 
-    def __init__(self, source: AcceleratorSource, state: States) -> None:
+    def __init__(self, source: AcceleratorSource, state: CapturedStates) -> None:
         super().__init__(source)
         self.state = state
 
@@ -513,9 +617,9 @@ class _Replay(_Change):
     def check(self, module: Any) -> None:
         """Refuse a state of another number of devices, unless only some are wanted."""
         here = len(self.source.generators(module))
-        if self.source.devices is None and set(self.state) != set(range(here)):
+        if self.source.devices is None and self.state.count != here:
             raise ValueError(
-                f"the state holds {len(self.state)} {self.source.name} device(s) and this "
+                f"the state is of {self.state.count} {self.source.name} device(s) and this "
                 f"process has {here}; RNGState.restore(strict=False) restores those that are "
                 f"there, devices= chooses some"
             )
@@ -534,26 +638,24 @@ class _Restore(_Change):
         self.source.set_each(module, self.state.states(module))
 
 
-def _is_ours(call: Any) -> bool:
-    return isinstance(call, (_StartMark, _Change))
-
-
-def _seeds_in(tracker: Any) -> list[Any]:
-    return [entry for entry in tracker.call_order if entry]
+def _queue_seeds(module: Any) -> None:
+    """Make the latest seeds calls like any other: torch would run them after all others."""
+    tracker = module._lazy_seed_tracker
+    if tracker.call_order:
+        module._queued_calls.extend(entry for entry in tracker.call_order if entry)
+        tracker.manual_seed_all_cb = tracker.manual_seed_cb = None
+        # A new list: a saved state keeps the old one.
+        tracker.call_order = []
 
 
 def _append(module: Any, change: _Change) -> None:
     """Queue a change behind all that is queued, the latest seeds included."""
-    queue, tracker = module._queued_calls, module._lazy_seed_tracker
-    if any(tracker.call_order):
-        queue.extend(_seeds_in(tracker))
-        tracker.manual_seed_all_cb = tracker.manual_seed_cb = None
-        # A new list: a saved state keeps the old one.
-        tracker.call_order = []
+    queue = module._queued_calls
+    _queue_seeds(module)
     last = queue[-1][0] if queue else None
     if isinstance(change, _Seed) and isinstance(last, _Seed):
         if last.source.covers_as(change.source):
-            # Nested scopes do not make the queue longer.
+            # To seed again and again does not make the queue longer.
             queue.pop()
     queue.append((change, []))
 

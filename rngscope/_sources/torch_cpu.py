@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from rngscope._errors import warn_caller
 from rngscope._seeds import source_seed
 from rngscope._sources.memory import SeedImages
 from rngscope._sources.plain import check_keys, load_hex
@@ -30,18 +31,28 @@ class TorchSource:
 
     def __init__(self) -> None:
         self._generator: Any = None
+        #: Tells whether torch.jit.trace runs, and the module that knows of torch.fx's tracers.
+        self._jit_state: Any = None
+        self._fx: Any = None
         self._images = SeedImages()
 
     def is_present(self) -> bool:
         torch = torch_module()
-        self._generator = None if torch is None else torch.default_generator
-        return torch is not None
+        if torch is None:
+            self._generator = None
+            return False
+        self._generator = torch.default_generator
+        self._jit_state = torch._C._get_tracing_state
+        self._fx = sys.modules.get("torch.fx._symbolic_trace")
+        return True
 
     def save(self) -> Any:
+        if self._jit_state() is not None or (self._fx and self._fx._is_fx_tracing_flag):
+            _warn_of_recording()
         return self._generator.get_state()
 
     def capture(self) -> Any:
-        return self.save() if self.is_present() else None
+        return self._generator.get_state() if self.is_present() else None
 
     def restore(self, state: Any) -> None:
         if type(state) is bytes:
@@ -51,6 +62,8 @@ class TorchSource:
     replay = restore
 
     def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
+        if self._jit_state() is not None or (self._fx and self._fx._is_fx_tracing_flag):
+            _warn_of_recording()
         generator = self._generator
         saved.append(generator.get_state())
         image = None if independent else self._images.get(seed)
@@ -75,7 +88,7 @@ class TorchSource:
     def check(self, state: Any) -> None:
         """Refuse bytes that were loaded before torch was there to check them."""
         if type(state) is bytes and self.is_present():
-            as_tensor(self._generator, state, self.name)
+            check_torch_state(state, self.name)
 
     def portable(self, state: Any) -> Any:
         return state
@@ -85,6 +98,15 @@ class TorchSource:
 
     def load(self, fields: Any) -> Any:
         return load_torch_state(fields, self.name)
+
+
+def _warn_of_recording() -> None:
+    # torch.export and make_fx record with torch.fx.
+    warn_caller(
+        "an RNG scope is entered while torch.jit.trace, torch.export, make_fx or "
+        "fx.symbolic_trace records a program; the scope will not be part of that program: enter "
+        "one around its calls instead"
+    )
 
 
 def torch_module() -> ModuleType | None:
@@ -97,13 +119,17 @@ def load_torch_state(fields: Any, where: str) -> bytes:
     """Return the bytes of a CPU generator's state, checked by torch itself if it is there."""
     check_keys(fields, {"state"}, where)
     data = load_hex(fields["state"], f"{where}.state")
-    torch = torch_module()
-    if torch is not None:
-        try:
-            set_generator(torch.Generator(), data, f"{where}.state")
-        except RuntimeError as error:
-            raise ValueError(f"{where}.state is no state of a CPU generator: {error}") from None
+    if torch_module() is not None:
+        check_torch_state(data, f"{where}.state")
     return data
+
+
+def check_torch_state(data: bytes, where: str) -> None:
+    """Refuse bytes that torch itself does not take for the state of a CPU generator."""
+    try:
+        set_generator(sys.modules["torch"].Generator(), data, where)
+    except RuntimeError as error:
+        raise ValueError(f"{where} is no state of a CPU generator: {error}") from None
 
 
 def tensor_bytes(state: Any) -> bytes:

@@ -1,0 +1,55 @@
+"""Fixtures that several files share; they need neither torch nor NumPy."""
+
+import sys
+
+import pytest
+from by_hand import cache_gaussians, load_libraries
+from by_hand import public_states as read_states
+
+from rngscope import _late_import, _open_scopes
+from rngscope._sources import SOURCES, memory
+
+
+@pytest.fixture(params=["fast", "public"])
+def road(request):
+    """Run the test with states as memory, and with the libraries' public calls only."""
+    load_libraries()
+    take_road(request.param == "fast")
+    yield request.param
+    take_road(True)
+
+
+def take_road(fast):
+    memory.fast_roads = fast
+    for source in SOURCES:
+        if source.name == "python":
+            source._view = None
+        elif source.name == "numpy":
+            source._views = None
+        if hasattr(source, "_images"):
+            source._images = memory.SeedImages()
+
+
+@pytest.fixture
+def public_states():
+    """Return a function: source name -> exact state, read through public calls only."""
+    load_libraries()
+    return read_states
+
+
+@pytest.fixture
+def unchanged():
+    """Check after the test that every source is what it was, and that no scope is open.
+
+    Every source begins with a cached Gaussian, so that losing one shows. Returns the
+    function of ``public_states``.
+    """
+    load_libraries()
+    cache_gaussians()
+    before = read_states()
+    yield read_states
+    after = read_states()
+    moved = [name for name in before if after[name] != before[name]]
+    assert not moved, f"the test moved {moved}"
+    assert _open_scopes.scopes == []
+    assert _late_import._FINDER not in sys.meta_path and not _late_import.is_watching
