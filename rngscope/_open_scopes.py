@@ -199,7 +199,7 @@ class OpenScope:
                 else:
                     crossed = self._first_crossed()
                     for source, state in zip(self.covered, saved):
-                        self.exchange(source, state)
+                        self.exchange(source, state, only_set=True)
                     self._close()
                 if _late_import.is_watching and not scopes:
                     _late_import.stop_watching()
@@ -248,12 +248,14 @@ class OpenScope:
             if scope.saved is not None:
                 scope.put_aside()
 
-    def exchange(self, source: Source, state: Any, only_look: bool = False) -> Any:
+    def exchange(
+        self, source: Source, state: Any, *, only_look: bool = False, only_set: bool = False
+    ) -> Any:
         """Set where the stream stands in one source, and return where it stood.
 
         That is what the next scope above that covers the source has found, or, without
         one, the state of the source. With ``only_look`` nothing is set; ``state`` then says
-        which devices are meant.
+        which devices are meant. With ``only_set`` what is returned means nothing.
         """
         pass_on = getattr(source, "pass_on", None)
         # Other scopes may cover only some of an accelerator's devices: then its state is
@@ -276,14 +278,15 @@ class OpenScope:
             if state is None:
                 break
         if state is not None:
-            found.insert(0, source.save())
+            if not only_set:
+                found.insert(0, source.save())
             if not only_look:
                 source.restore(state)
         return found[0] if len(found) == 1 else tuple(found)
 
     def _put_back(self, source: Source, state: Any) -> None:
         if scopes and scopes[-1] is not self and self in scopes:
-            self.exchange(source, state)
+            self.exchange(source, state, only_set=True)
         else:
             source.restore(state)
 

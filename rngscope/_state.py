@@ -131,16 +131,7 @@ class RNGState:
                     some = by_name[name].only_present(state)
                     if some is not None:
                         chosen.append((some, state))
-        with lock:
-            before = [(source, source.capture()) for source, _ in chosen]
-            try:
-                for source, state in chosen:
-                    source.replay(state)
-            except BaseException:
-                for source, state in before:
-                    if state is not None:
-                        source.replay(state)
-                raise
+        replay_together(chosen)
 
     def _all_fingerprints(self) -> dict[str, str]:
         if self._fingerprints is None:
@@ -226,6 +217,20 @@ class RNGState:
             for position, plain in enumerate(fields["generators"])
         ]
         return cls._made_of(sources, generators)
+
+
+def replay_together(chosen: list[tuple[Source, Any]]) -> None:
+    """Continue from a captured state in every source; if one of them fails, in none."""
+    with lock:
+        before = [(source, source.capture()) for source, _ in chosen]
+        try:
+            for source, state in chosen:
+                source.replay(state)
+        except BaseException:
+            for source, state in before:
+                if state is not None:
+                    source.replay(state)
+            raise
 
 
 def replayed_states(state: RNGState, sources: Iterable[Source]) -> dict[str, Any]:

@@ -13,8 +13,10 @@ import sys
 from contextlib import contextmanager
 
 from rngscope._seeds import derive_seed
-from rngscope._sources import SOURCES, AcceleratorSource, choose
-from rngscope._state import RNGState, fingerprint_of, replay_together
+from rngscope._sources import SOURCES, choose
+from rngscope._sources.torch_accelerator import AcceleratorSource, CapturedStates
+from rngscope._sources.torch_cpu import tensor_bytes
+from rngscope._state import RNGState, replay_together
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ __all__ = ["PerRank", "assert_in_sync", "rank_seed", "sync"]
 
 #: Bytes of a fingerprint; all zero for a source that is not there.
 _DIGEST = 8
+#: Stands for any fingerprint where only presence counts.
+_PRESENT = b"\1" * _DIGEST
 #: How many fingerprints an error lists for a source, and ranges of ranks for a fingerprint.
 _LISTED = 8
 
@@ -102,7 +106,7 @@ def assert_in_sync(
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
     chosen = _on_current_device(choose(sources, None))
     ranks = _ranks_of(group)
-    mine = b"".join(_digests(_capture(chosen)).values())
+    mine = _digests_of(_capture(chosen))
     with _explained("assert_in_sync", ranks, timeout):
         theirs = _gather_all(mine, group, timeout)
     differences = _differences(theirs, ranks)
@@ -140,43 +144,38 @@ def sync(*, src: int = 0, group: Any = None) -> None:
     if src not in ranks:
         raise ValueError(f"src must be a rank of the group, {_listed(ranks)}, not {src!r}")
     chosen = _on_current_device(SOURCES)
-    captured = _capture(chosen)
-    digests = _digests(captured)
+    own = _capture(chosen)
+    is_src = src == _own_global_rank()
     error: TypeError | None = None
     payload = b""
-    if src == _own_global_rank():
+    if is_src:
         try:
-            payload = json.dumps(_state_of(captured).state_dict()).encode()
+            payload = json.dumps(own.state_dict()).encode()
         except TypeError as refusal:
             # Said after the gathering, so that no other rank waits in vain.
             error = refusal
-    with _explained("sync", ranks, None):
+    with _explained("sync", ranks):
         length = len(payload).to_bytes(_DIGEST, "little")
-        theirs = _gather_all(length + b"".join(digests.values()), group, None)
-    lengths = [int.from_bytes(item[:_DIGEST], "little") for item in theirs]
-    length_of_src = lengths[ranks.index(src)]
-    theirs = [item[_DIGEST:] for item in theirs]
-    absent = _differences([_presence(item) for item in theirs], ranks, _say_presence)
+        theirs = _gather_all(length + _digests_of(own), group)
+    digests = [item[_DIGEST:] for item in theirs]
+    absent = _differences([_presence(item) for item in digests], ranks)
     if absent:
         raise ValueError(
-            "the ranks have not the same sources, so they cannot be in sync:\n"
+            "the ranks have not the same sources:\n"
             + "\n".join(absent)
-            + "\nimport the same libraries on every rank, and start the accelerators"
+            + "\nimport the same libraries on every rank, and start the same accelerators"
         )
-    if not length_of_src:
+    size = _number(theirs[ranks.index(src)][:_DIGEST])
+    if not size:
         raise error or TypeError(f"rank {src} uses a bit generator that is not NumPy's own")
-    if all(item == theirs[0] for item in theirs):
+    if len(set(digests)) == 1:
         return
-    with _explained("sync", ranks, None):
-        payload = _broadcast(payload, length_of_src, src, group)
-    if src == _own_global_rank():
-        return
-    state = RNGState.from_state_dict(json.loads(payload))
-    pairs = []
-    for source in chosen:
-        if digests[source.name].strip(b"\0"):
-            pairs.append((source, _here(source, state._sources[source.name])))
-    replay_together(pairs)
+    with _explained("sync", ranks):
+        payload = _broadcast(payload, size, src, group)
+    if not is_src:
+        state = RNGState.from_state_dict(json.loads(payload))
+        there = [source for source in chosen if source.name in state._sources]
+        replay_together([(s, _here(s, state._sources[s.name])) for s in there])
 
 
 class PerRank:
@@ -221,6 +220,10 @@ class PerRank:
 
         Every rank must call it. It is one ``all_gather`` of 8 bytes a rank and one ``gather``
         of some 20 kB a rank.
+
+        Raises:
+            TypeError: a NumPy bit generator that is not NumPy's own.
+            RuntimeError: as ``sync``.
         """
         stateful = self._stateful
         own = RNGState.capture().state_dict() if stateful is None else stateful.state_dict()
@@ -228,48 +231,50 @@ class PerRank:
         if not _is_initialized():
             return {"ranks": json.dumps([text])}
         ranks = _ranks_of(self._group)
-        with _explained("PerRank.state_dict", ranks, None):
+        with _explained("PerRank.state_dict", ranks):
             texts = _gather(text.encode(), self._group)
+        # As one text: lists and dicts would be cut into entries of their own.
         return {} if texts is None else {"ranks": json.dumps([item.decode() for item in texts])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Hand every rank its own state again. Every rank must call it.
 
-        It is one ``broadcast`` of 8 bytes and one of the states of all ranks.
+        It is one ``broadcast`` of 16 bytes and one ``scatter`` of some 20 kB a rank.
 
         Raises:
-            ValueError: the checkpoint is one of another number of ranks; every rank gets the
-                same error, and nothing has been touched. Or a state is damaged.
+            ValueError: the checkpoint is one of another number of ranks: every rank gets the
+                same error, and nothing has been touched. A state is damaged.
+            RuntimeError: as ``sync``.
         """
-        text = state_dict.get("ranks", "")
-        if not isinstance(text, str):
-            raise ValueError(f"ranks must be a str, not {type(text).__name__}")
-        rank, count = 0, 1
-        if _is_initialized():
+        texts = _parse(state_dict.get("ranks"))
+        if not _is_initialized():
+            count, here, own = len(texts), 1, texts[0] if texts else ""
+        else:
             ranks = _ranks_of(self._group)
-            rank, count = ranks.index(_own_global_rank()), len(ranks)
-            with _explained("PerRank.load_state_dict", ranks, None):
-                payload = text.encode()
-                header = _broadcast(len(payload).to_bytes(_DIGEST, "little"), _DIGEST, ranks[0], self._group)
-                length = int.from_bytes(header, "little")
-                text = _broadcast(payload, length, ranks[0], self._group).decode()
-        try:
-            texts = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"ranks must be a JSON list of the states of all ranks: {error}") from None
-        if not isinstance(texts, list) or not all(isinstance(item, str) for item in texts):
+            here = len(ranks)
+            with _explained("PerRank.load_state_dict", ranks):
+                count, own = _hand_out(texts, ranks, self._group)
+        if not count:
             raise ValueError("ranks must be a JSON list of the states of all ranks")
-        if len(texts) != count:
+        if count != here:
             raise ValueError(
-                f"the checkpoint holds the RNG states of {len(texts)} rank(s), and this job has "
-                f"{count}; leave PerRank out of what is loaded and derive the seeds anew, for "
+                f"the checkpoint holds the RNG states of {count} rank(s), and this job has "
+                f"{here}; leave PerRank out of what is loaded and derive the seeds anew, for "
                 f"example with seed_all(rank_seed(seed, 'resumed', step))"
             )
-        own = json.loads(texts[rank])
         if self._stateful is None:
-            RNGState.from_state_dict(own).restore()
+            RNGState.from_state_dict(json.loads(own)).restore()
         else:
-            self._stateful.load_state_dict(own)
+            self._stateful.load_state_dict(json.loads(own))
+
+
+def _parse(text: object) -> list[str]:
+    """Return the states of all ranks; none if this is not what they were written as."""
+    try:
+        texts = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        texts = None
+    return texts if isinstance(texts, list) and all(type(t) is str for t in texts) else []
 
 
 # What is compared and copied ----------------------------------------------------------------
@@ -280,110 +285,84 @@ def _on_current_device(sources: Iterable[Any]) -> list[Any]:
     return [s.limited_to((None,)) if isinstance(s, AcceleratorSource) else s for s in sources]
 
 
-def _capture(sources: Iterable[Any]) -> dict[str, Any]:
-    """Return the states of the sources that are there, None for the others, by name."""
-    captured = dict.fromkeys([source.name for source in SOURCES])
-    captured.update({source.name: source.capture() for source in sources})
-    return captured
+def _capture(sources: Iterable[Any]) -> RNGState:
+    """Return the state of the sources that are there.
 
-
-def _digests(captured: dict[str, Any]) -> dict[str, bytes]:
-    """Return a fingerprint for every kind of source, in the order of ``SOURCES``."""
-    digests = {}
-    for source in SOURCES:
-        state = captured[source.name]
-        if state is None:
-            digests[source.name] = bytes(_DIGEST)
-            continue
-        if isinstance(source, AcceleratorSource):
-            # Of one device, whose number may be another one on another rank.
-            state = _numbered(state, 0, 1)
-        digests[source.name] = bytes.fromhex(fingerprint_of(source, state))
-    return digests
-
-
-def _state_of(captured: dict[str, Any]) -> RNGState:
-    states = {}
-    for source in SOURCES:
-        state = captured[source.name]
-        if state is not None:
-            is_accelerator = isinstance(source, AcceleratorSource)
-            states[source.name] = _numbered(state, 0, 1) if is_accelerator else state
-    return RNGState._made_of(states, ())
+    An accelerator's single device is number 0 of one: on another rank it has another number.
+    """
+    state = RNGState._captured(sources)
+    for name, states in state._sources.items():
+        if isinstance(states, CapturedStates):
+            state._sources[name] = CapturedStates(dict(enumerate(states.values())), 1)
+    return state
 
 
 def _here(source: Any, state: Any) -> Any:
     """Return a state for this rank's current device."""
-    if not isinstance(source, AcceleratorSource):
+    if not isinstance(state, CapturedStates):
         return state
     own = source.capture()
-    (index,) = own
-    return _numbered(state, index, own.count)
+    return CapturedStates(dict(zip(own, state.values())), own.count)
 
 
-def _numbered(state: Any, index: int, count: int) -> Any:
-    """Return the state of a single device under another number."""
-    (tensor,) = state.values()
-    return type(state)({index: tensor}, count)
+def _digests_of(state: RNGState) -> bytes:
+    """Return a fingerprint for every kind of source, in the order of ``SOURCES``."""
+    fingerprints = state.fingerprints()
+    absent = "00" * _DIGEST
+    return bytes.fromhex("".join(fingerprints.get(source.name, absent) for source in SOURCES))
+
+
+def _presence(digests: bytes) -> bytes:
+    """Return digests that say only whether a source is there."""
+    return b"".join(_PRESENT if any(digest) else digest for digest in _cut(digests))
+
+
+def _cut(data: bytes) -> list[bytes]:
+    return [data[start : start + _DIGEST] for start in range(0, len(data), _DIGEST)]
 
 
 # What is said ---------------------------------------------------------------------------------
 
 
-def _differences(
-    theirs: list[bytes], ranks: list[int], say: Any = None
-) -> list[str]:
+def _differences(digests: list[bytes], ranks: list[int]) -> list[str]:
     """Return a line for each source in which ranks differ; the same on every rank."""
     lines = []
-    for place, source in enumerate(SOURCES):
+    for source, column in zip(SOURCES, zip(*map(_cut, digests))):
         by_digest: dict[bytes, list[int]] = {}
-        for rank, item in zip(ranks, theirs):
-            digest = item[place * _DIGEST : (place + 1) * _DIGEST]
+        for rank, digest in zip(ranks, column):
             by_digest.setdefault(digest, []).append(rank)
         if len(by_digest) > 1:
             # The largest party first: those that differ from it stand behind.
             parties = sorted(by_digest.items(), key=lambda party: (-len(party[1]), party[1]))
-            texts = [
-                f"{(say or _say_digest)(digest)} on {_listed(members)}"
-                for digest, members in parties[:_LISTED]
-            ]
+            texts = [f"{_say(digest)} on {_listed(them)}" for digest, them in parties[:_LISTED]]
             if len(parties) > _LISTED:
-                texts.append(f"{len(parties) - _LISTED} more")
+                texts.append(f"{len(parties) - _LISTED} more on other ranks")
             lines.append(f"  {source.name}: {'; '.join(texts)}")
     return lines
 
 
-def _presence(digests: bytes) -> bytes:
-    places = range(0, len(digests), _DIGEST)
-    return b"".join(
-        bytes([any(digests[i : i + _DIGEST])]) * _DIGEST for i in places
-    )
-
-
-def _say_presence(digest: bytes) -> str:
-    return "there" if any(digest) else "not there"
-
-
-def _say_digest(digest: bytes) -> str:
+def _say(digest: bytes) -> str:
+    if digest == _PRESENT:
+        return "there"
     return digest.hex() if any(digest) else "not there"
 
 
 def _listed(ranks: list[int]) -> str:
     """Return ranks as text, with runs as ranges."""
-    runs: list[list[int]] = []
+    runs: list[tuple[int, int]] = []
     for rank in ranks:
         if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
+            runs[-1] = (runs[-1][0], rank)
         else:
-            runs.append([rank, rank])
-    texts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:_LISTED]]
+            runs.append((rank, rank))
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in runs[:_LISTED]]
     if len(runs) > _LISTED:
         texts.append("...")
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(texts)}"
 
 
 @contextmanager
-def _explained(name: str, ranks: list[int], timeout: float | None) -> Iterator[None]:
+def _explained(name: str, ranks: list[int], timeout: float | None = None) -> Iterator[None]:
     """Say in a clear error that a rank is missing.
 
     Raises:
@@ -392,12 +371,11 @@ def _explained(name: str, ranks: list[int], timeout: float | None) -> Iterator[N
     try:
         yield
     except RuntimeError as error:
-        within = "the group's time-out" if timeout is None else f"{timeout} s"
+        within = "the group's time-out" if timeout is None else f"{timeout:g} s"
         raise RuntimeError(
-            f"{name}: not every one of the {len(ranks)} ranks ({_listed(ranks)}) came within "
-            f"{within}, or one was lost; this is rank {_own_global_rank()}. Each of them must "
-            f"call it. This process group cannot be used any more: end the job, or destroy the "
-            f"group and make a new one"
+            f"{name} on rank {_own_global_rank()}: not all of {_listed(ranks)} came within "
+            f"{within}, or one was lost; each of them must call it. This process group cannot "
+            f"be used any more: end the job, or destroy the group and make a new one"
         ) from error
 
 
@@ -444,9 +422,12 @@ def _device_of(group: Any) -> str:
 
 
 def _as_tensor(data: bytes, device: str) -> Any:
-    import torch
+    import ctypes
 
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
+    # Not torch.frombuffer, which a default device redirects.
+    tensor = _empty(len(data), "cpu")
+    ctypes.memmove(tensor.data_ptr(), data, len(data))
+    return tensor.to(device)
 
 
 def _empty(length: int, device: str) -> Any:
@@ -455,11 +436,7 @@ def _empty(length: int, device: str) -> Any:
     return torch.empty(length, dtype=torch.uint8, device=device)
 
 
-def _as_bytes(tensor: Any) -> bytes:
-    return bytes(tensor.cpu().numpy().tobytes())
-
-
-def _gather_all(data: bytes, group: Any, timeout: float | None) -> list[bytes]:
+def _gather_all(data: bytes, group: Any, timeout: float | None = None) -> list[bytes]:
     """Return the bytes of every rank, as many from each."""
     from datetime import timedelta
 
@@ -473,17 +450,15 @@ def _gather_all(data: bytes, group: Any, timeout: float | None) -> list[bytes]:
         work.wait()
     else:
         work.wait(timedelta(seconds=timeout))
-    return [_as_bytes(tensor) for tensor in everyone]
+    return [tensor_bytes(tensor.cpu()) for tensor in everyone]
 
 
 def _gather(data: bytes, group: Any) -> list[bytes] | None:
     """Return the bytes of every rank on the first one; None on the others."""
     import torch.distributed
 
-    lengths = [
-        int.from_bytes(item, "little")
-        for item in _gather_all(len(data).to_bytes(_DIGEST, "little"), group, None)
-    ]
+    length = len(data).to_bytes(_DIGEST, "little")
+    lengths = [_number(item) for item in _gather_all(length, group)]
     device = _device_of(group)
     first = torch.distributed.get_process_group_ranks(group)[0]
     is_first = _own_global_rank() == first
@@ -492,7 +467,36 @@ def _gather(data: bytes, group: Any) -> list[bytes] | None:
     torch.distributed.gather(mine, everyone, dst=first, group=group)
     if everyone is None:
         return None
-    return [_as_bytes(tensor)[:length] for tensor, length in zip(everyone, lengths)]
+    return [tensor_bytes(item.cpu())[:length] for item, length in zip(everyone, lengths)]
+
+
+def _hand_out(texts: list[str], ranks: list[int], group: Any) -> tuple[int, str]:
+    """Give each rank one of the texts that the first rank has.
+
+    Returns:
+        The number of texts, and this rank's if there is one for each rank.
+    """
+    import torch.distributed
+
+    first = ranks[0]
+    rows = [text.encode() for text in texts]
+    width = max(map(len, rows), default=0)
+    header = b"".join(number.to_bytes(_DIGEST, "little") for number in (len(rows), width))
+    count, width = map(_number, _cut(_broadcast(header, 2 * _DIGEST, first, group)))
+    if count != len(ranks):
+        return count, ""
+    device = _device_of(group)
+    everyone = None
+    if _own_global_rank() == first:
+        # With spaces, which mean nothing in JSON.
+        everyone = [_as_tensor(row.ljust(width), device) for row in rows]
+    mine = _empty(width, device)
+    torch.distributed.scatter(mine, everyone, src=first, group=group)
+    return count, tensor_bytes(mine.cpu()).decode()
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
 
 
 def _broadcast(data: bytes, length: int, src: int, group: Any) -> bytes:
@@ -500,7 +504,6 @@ def _broadcast(data: bytes, length: int, src: int, group: Any) -> bytes:
     import torch.distributed
 
     device = _device_of(group)
-    is_src = src == _own_global_rank()
-    tensor = _as_tensor(data, device) if is_src else _empty(length, device)
+    tensor = _as_tensor(data, device) if src == _own_global_rank() else _empty(length, device)
     torch.distributed.broadcast(tensor, src=src, group=group)
-    return _as_bytes(tensor)
+    return tensor_bytes(tensor.cpu())

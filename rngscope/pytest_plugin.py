@@ -13,7 +13,6 @@ import struct
 import sys
 import warnings
 from _thread import get_ident
-from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -184,9 +183,8 @@ class _Run:
         #: The stretches that are running, the innermost last.
         self.running: list[_Stretch] = []
         self.test: _Stretch | None = None
-        #: What was found in this phase of the test, and in the whole run.
+        #: What was found in this phase of the test.
         self.found: list[str] = []
-        self.found_in_run: list[str] = []
         #: Where the streams of the test stand at the start of a phase.
         self.at_start: RNGState | None = None
 
@@ -212,9 +210,12 @@ class _Run:
         return " ".join(flags)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.found_in_run:
+        reports = sum(terminalreporter.stats.values(), [])
+        found = [line for report in reports for line in getattr(report, "rng_leaks", ())]
+        if found:
             terminalreporter.section("rngscope: global RNGs moved outside a scope", yellow=True)
-            for line in dict.fromkeys(self.found_in_run):
+            # The same line again is a rerun.
+            for line in dict.fromkeys(found):
                 terminalreporter.write_line(line)
             terminalreporter.write_line(_REMEDY)
 
@@ -309,9 +310,6 @@ class _Run:
             self.test = None
         return report
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.found_in_run += getattr(report, "rng_leaks", ())
-
     def how_to_repeat(self, item: pytest.Item, test: _Stretch) -> str:
         is_marked = item.get_closest_marker("rng_seed") is not None
         seed = "none: an RNGState is replayed" if test.seed is None else str(test.seed)
@@ -387,7 +385,7 @@ class _Stretch:
         self.is_wide = item is None and part_of is None
         self.streams: list[OpenScope] = []
         self.phase = ""
-        #: The scopes under this stretch. What stands above them is a scope of its own.
+        #: Without streams: the scopes that were open before. Others are its own.
         self.base: list[OpenScope] | None = None
         self.states: dict[str, Any] = {}
         #: Streams of the test around a fixture, which are put aside for it.
@@ -403,26 +401,31 @@ class _Stretch:
         running = self.run.running
         if running:
             running[-1].compare()
-        around = next((stretch for stretch in running[::-1] if stretch.part_of is None), None)
-        if around and not around.is_wide and self.is_wide and not self.streams:
-            # The seed in the marker of a test is not for the fixtures of others.
-            self.aside = around.streams
-        for stream in reversed(self.aside):
-            stream.put_aside()
-        with ExitStack() as taken:
+            self.put_test_aside()
+        try:
             for stream in self.streams:
                 stream.take_up()
-                taken.callback(stream.put_aside)
-            taken.pop_all()
-        if self.streams:
-            # Its own scopes of earlier phases stand above the streams again.
-            self.base = scopes[: scopes.index(self.streams[-1]) + 1]
-        elif self.part_of is not None:
-            self.base = self.part_of.base
-        elif self.base is None:
+        except BaseException:
+            for stream in self.streams[::-1]:
+                if stream.saved is not None:
+                    stream.put_aside()
+            raise
+        if not self.streams and self.base is None:
             self.base = scopes[:]
         running.append(self)
-        self.look()
+        if self.run.leaks:
+            self.look()
+
+    def put_test_aside(self) -> None:
+        """Leave the streams of the test around a fixture, if this has none of its own.
+
+        The seed in the marker of one test is not for the fixtures of others.
+        """
+        if self.is_wide and not self.streams:
+            around = next(s for s in self.run.running[::-1] if s.part_of is None)
+            self.aside = [] if around.is_wide else around.streams
+            for stream in self.aside[::-1]:
+                stream.put_aside()
 
     def end(self, is_last: bool = False) -> None:
         """Put the streams aside, or leave them for good."""
@@ -432,30 +435,38 @@ class _Stretch:
             return
         running.pop()
         try:
-            self.compare()
+            if self.run.leaks:
+                self.compare()
             if is_last and (self.item or self.streams):
                 self.leave_what_is_open()
         finally:
-            for stream in reversed(self.streams):
+            for stream in self.streams[::-1]:
                 if is_last:
                     stream.leave()
                 else:
                     stream.put_aside()
+            still_open = self.own_scopes() if self.is_wide and not self.streams else []
             for stream in self.aside:
                 stream.take_up()
             self.aside = []
         if running:
-            outer = running[-1]
-            if self.is_wide and outer.base is not None:
-                outer.base += self.own_scopes()
-            outer.look()
+            outer = running[-1].part_of or running[-1]
+            if outer.base is not None:
+                outer.base += still_open
+            running[-1].look()
 
     def own_scopes(self) -> list[OpenScope]:
         """Return the scopes that this stretch has opened and that are open now."""
-        base, me = self.base or (), get_ident()
-        if not scopes or scopes[-1] in base:
+        if self.part_of is not None:
+            return self.part_of.own_scopes()
+        if not self.streams:
+            above = [scope for scope in scopes if scope not in (self.base or ())]
+        elif scopes[-1] is self.streams[-1]:
             return []
-        return [scope for scope in scopes if scope.thread == me and scope not in base]
+        else:
+            above = scopes[scopes.index(self.streams[-1]) + 1 :]
+        me = get_ident()
+        return [scope for scope in above if scope.thread == me]
 
     def leave_what_is_open(self) -> None:
         """Close the scopes that were opened here and never left, and report them."""
@@ -472,11 +483,12 @@ class _Stretch:
 
     def look(self) -> None:
         """Remember where the RNGs stand under the scopes of this stretch."""
-        if self.run.leaks:
-            if "numpy" in sys.modules:
-                # NumPy 2 imports it at the first draw, which would then go unseen.
-                import numpy.random  # noqa: F401
-            self.states = self.find_states()
+        if not self.run.leaks:
+            return
+        if "numpy" in sys.modules:
+            # NumPy 2 imports it at the first draw, which would then go unseen.
+            import numpy.random  # noqa: F401
+        self.states = self.find_states()
 
     def compare(self) -> None:
         """Report the RNGs that have moved since."""

@@ -17,8 +17,9 @@ import warnings
 import pytest
 from by_hand import NAMES, cache_gaussians, draw, expected, public_states
 
-from rngscope import RNGState, RNGStream, _open_scopes, derive_seed, rng_scope, seeded
+from rngscope import RNGStream, _open_scopes
 from rngscope import _stream as stream_module
+from rngscope import derive_seed, rng_scope, seeded
 
 each_source = pytest.mark.parametrize("name", NAMES)
 

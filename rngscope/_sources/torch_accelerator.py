@@ -407,6 +407,7 @@ class QueuedState:
         _queue_seeds(module)
         #: What is queued before the mark.
         self.calls = list(queue)
+        self.mark.states_of_it.append(ref(self))
         #: States that replace this one for some devices.
         self.overlays: tuple[QueuedState, ...] = ()
         queue.append((self.mark, []))
@@ -435,7 +436,8 @@ class QueuedState:
             after = [entry for entry in after if not self._is_about_rngs(entry[0])]
         else:
             after = [entry for entry in after if not self._is_of_covered(entry[0])]
-        if self.mark.is_held_by_others(self):
+            after = [e for e in after if not isinstance(e[0], _Mark) or e[0].is_needed(self)]
+        if self.mark.is_needed(self):
             after.insert(0, queue[place])
         queue[:] = before + after
         heirs = [call for call, _ in after if isinstance(call, _Mark)]
@@ -498,7 +500,7 @@ class QueuedState:
         copy = object.__new__(QueuedState)
         copy.source, copy.mark, copy.calls = source, self.mark, self.calls
         copy.overlays = self.overlays
-        self.mark.holders += [ref(self), ref(copy)]
+        self.mark.states_of_it.append(ref(copy))
         return copy
 
     def _reaches_beyond(self, entries: list[Any]) -> bool:
@@ -530,19 +532,19 @@ class QueuedState:
 class _Mark:
     """A point in the queue: called when the accelerator starts, keeps the states."""
 
-    __slots__ = ("source", "states", "seeds", "holders")
+    __slots__ = ("source", "states", "seeds", "states_of_it")
 
     def __init__(self, source: AcceleratorSource, tracker: Any) -> None:
         self.source = source
         self.states: States = {}
         #: The latest seeds at this point, as torch's tracker holds them.
         self.seeds = (tracker.manual_seed_all_cb, tracker.manual_seed_cb, tracker.call_order)
-        #: The states of this point, once there are several, each for some devices.
-        self.holders: list[ref[QueuedState]] = []
+        #: The states of this point; several if they are for some devices each.
+        self.states_of_it: list[ref[QueuedState]] = []
 
-    def is_held_by_others(self, state: QueuedState) -> bool:
-        """Tell whether a scope that is still open will come back to this point."""
-        return any(holder() not in (None, state) for holder in self.holders)
+    def is_needed(self, state: QueuedState) -> bool:
+        """Tell whether, besides by ``state``, somebody will come back to this point."""
+        return any(other() not in (None, state) for other in self.states_of_it)
 
     def __call__(self) -> None:
         for index, generator in enumerate(self.source.generators(self.source.module())):
