@@ -84,7 +84,11 @@ def _listen(loader: Any, library: str) -> None:
             loader.__dict__.pop("exec_module", None)
             _look_for(library)
 
-    loader.exec_module = run_and_tell
+    try:
+        loader.exec_module = run_and_tell
+    except AttributeError:
+        # A loader that takes none: then the next entry of a scope finds the library.
+        pass
 
 
 _FINDER = _Finder()

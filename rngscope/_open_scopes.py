@@ -125,8 +125,8 @@ class OpenScope:
                 self.thread, self.task = get_ident(), running_loop() and _task_name()
                 if _late_import.pending:
                     _late_import.watch(take_up_what_appeared)
-                scopes.append(self)
                 covered = self.covered = present(self.sources)
+                scopes.append(self)
                 seed = self.seed
                 if seed is not None and self.start is None and not self.begins_anyhow:
                     independent = self.independent
@@ -176,7 +176,10 @@ class OpenScope:
 
     # Leaving ---------------------------------------------------------------------------
 
-    def leave(self, *error: object) -> None:
+    # Not *error: collecting it comes before the first line, where an interrupt is not caught.
+    def leave(
+        self, kind: object = None, error: object = None, traceback: object = None, /
+    ) -> None:
         """Put every source back, or hand what was found to the scopes above.
 
         Raises:
@@ -390,6 +393,9 @@ def take_up_what_appeared(library: str) -> None:
         for scope in scopes:
             for source in scope.sources:
                 if source.library != library or scope.saved is None:
+                    continue
+                if len(scope.saved) != len(scope.covered):
+                    # It is just being entered: a generator of the user imports when asked.
                     continue
                 try:
                     if source.is_present() and scope._place_of(source) is None:

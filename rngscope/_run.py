@@ -74,12 +74,15 @@ def run(
     try:
         code, names = load(program)
         main = types.ModuleType("__main__")
+        # Before Python 3.14 the interpreter gives every __main__ its annotations.
+        has_annotations = "__annotations__" in vars(sys.modules["__main__"])
+        names |= {"__annotations__": {}} if has_annotations else {}
         vars(main).update(names, __builtins__=builtins)
-        if "__annotations__" in vars(sys.modules["__main__"]):
-            # Before Python 3.14 the interpreter gives every __main__ its own.
-            vars(main)["__annotations__"] = {}
-        # It stays there: what is pickled by name is looked up in it, even by late threads.
-        sys.modules["__main__"] = main
+        # It stays there: what is pickled by name is looked up in it, even by late threads. The
+        # second name is that of spawned processes. It is there only if something, a profiler
+        # for instance, imported multiprocessing before the program does.
+        for name in {"__main__", "__mp_main__"} & sys.modules.keys():
+            sys.modules[name] = main
         exec(code, vars(main))
     except CannotRun:
         scope.leave()

@@ -121,6 +121,9 @@ def decorate(function: Any, make: Make) -> Any:
 
     if isinstance(function, (staticmethod, classmethod)):
         return type(function)(decorate(function.__func__, make))
+    if isinstance(function, functools.partialmethod):
+        inner = decorate(function.func, make)
+        return functools.partialmethod(inner, *function.args, **function.keywords)
     if isinstance(function, type):
         return _decorate_class(function, make)
     if _is_fixture(function):
@@ -134,7 +137,7 @@ def decorate(function: Any, make: Make) -> Any:
             f"{type(function).__name__}: {function!r:.60}"
         )
     hypothesis: Any = getattr(function, "hypothesis", None)
-    if hasattr(hypothesis, "inner_test"):
+    if type(hypothesis).__name__ == "HypothesisHandle":
         # A test under @given: each example runs in a scope of its own.
         hypothesis.inner_test = decorate(hypothesis.inner_test, make)
         return function
@@ -282,15 +285,17 @@ def _decorate_class(cls: type, make: Make) -> type:
 
     Inherited ones are decorated for this class only.
     """
+    import functools
     import inspect
 
+    # Classes, fixtures and other objects with such a name are no tests for pytest either.
+    wrappers = (staticmethod, classmethod, functools.partialmethod)
     names = [name for name in dir(cls) if name.startswith("test")]
     tests = {name: inspect.getattr_static(cls, name) for name in names}
     tests = {
         name: test
         for name, test in tests.items()
-        if (callable(test) and not isinstance(test, type))
-        or isinstance(test, (staticmethod, classmethod))
+        if (inspect.isroutine(test) or isinstance(test, wrappers)) and not _is_fixture(test)
     }
     if not tests:
         raise TypeError(
@@ -299,7 +304,7 @@ def _decorate_class(cls: type, make: Make) -> type:
         )
     for name, test in tests.items():
         is_shared = any(test is item for base in cls.__mro__[1:] for item in vars(base).values())
-        if is_shared and hasattr(test, "hypothesis"):
+        if is_shared and hasattr(getattr(test, "__func__", test), "hypothesis"):
             raise TypeError(
                 f"{cls.__qualname__}.{name} is a Hypothesis test of a base class, which must "
                 f"not change; decorate the base class, or override the method and decorate it"
@@ -311,7 +316,8 @@ def _decorate_class(cls: type, make: Make) -> type:
 
 def _is_fixture(function: Any) -> bool:
     # pytest 8.4 wraps the function in an object of this type; older ones mark it.
+    mark = getattr(function, "_pytestfixturefunction", None)
     return (
         type(function).__name__ == "FixtureFunctionDefinition"
-        or getattr(function, "_pytestfixturefunction", None) is not None
+        or type(mark).__name__ == "FixtureFunctionMarker"
     )

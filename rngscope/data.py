@@ -202,9 +202,10 @@ def seed_worker(worker_id: int, *, rank: int | None = None) -> None:
 
     Args:
         worker_id: what the loader passes.
-        rank: this process's rank, by default as in ``rngscope.distributed.rank_seed``. Where
-            workers are spawned and neither of its two ways works in them, bind it:
-            ``functools.partial(seed_worker, rank=rank)``.
+        rank: this process's rank, by default as in ``rngscope.distributed.rank_seed``. Bind
+            it with ``functools.partial(seed_worker, rank=rank)`` where workers cannot know
+            it: spawned by a program that ``torchrun`` has not started, or forked by a server
+            that began without ``RANK``.
 
     Raises:
         RuntimeError: it was not called in a worker.

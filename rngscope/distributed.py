@@ -86,7 +86,7 @@ def assert_in_sync(
     A source that only some ranks have loaded or started is a difference too. Of an
     accelerator each rank's current device is compared. The RNGs do not move.
 
-    It is one ``all_gather`` of 8 bytes for each kind of source (64 bytes a rank).
+    It is one ``all_gather`` of 80 bytes a rank.
 
     Args:
         sources: as in ``rng_scope``; the same on every rank.
@@ -107,8 +107,7 @@ def assert_in_sync(
     chosen = _on_current_device(choose(sources, None))
     ranks = _ranks_of(group)
     mine = _digests_of(_capture(chosen))
-    with _explained("assert_in_sync", ranks, timeout):
-        theirs = _gather_all(mine, group, timeout)
+    theirs = _gather_all("assert_in_sync", mine, ranks, group, timeout)
     differences = _differences(theirs, ranks)
     if differences:
         raise AssertionError(
@@ -125,7 +124,7 @@ def sync(*, src: int = 0, group: Any = None) -> None:
     On all ranks the same sources must be loaded and started; if they are not, every rank
     gets the same error, before anything is touched.
 
-    It is one ``all_gather`` of 72 bytes a rank and, unless all agree already, one
+    It is one ``all_gather`` of 80 bytes a rank and, unless all agree already, one
     ``broadcast`` of some 20 kB.
 
     Args:
@@ -154,9 +153,8 @@ def sync(*, src: int = 0, group: Any = None) -> None:
         except TypeError as refusal:
             # Said after the gathering, so that no other rank waits in vain.
             error = refusal
-    with _explained("sync", ranks):
-        length = len(payload).to_bytes(_DIGEST, "little")
-        theirs = _gather_all(length + _digests_of(own), group)
+    length = len(payload).to_bytes(_DIGEST, "little")
+    theirs = _gather_all("sync", length + _digests_of(own), ranks, group)
     digests = [item[_DIGEST:] for item in theirs]
     absent = _differences([_presence(item) for item in digests], ranks)
     if absent:
@@ -218,8 +216,8 @@ class PerRank:
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all ranks on the first rank, nothing on the others.
 
-        Every rank must call it. It is one ``all_gather`` of 8 bytes a rank and one ``gather``
-        of some 20 kB a rank.
+        Every rank must call it. It is one ``all_gather`` of 80 bytes a rank and one
+        ``gather`` of some 20 kB a rank.
 
         Raises:
             TypeError: a NumPy bit generator that is not NumPy's own.
@@ -231,8 +229,7 @@ class PerRank:
         if not _is_initialized():
             return {"ranks": json.dumps([text])}
         ranks = _ranks_of(self._group)
-        with _explained("PerRank.state_dict", ranks):
-            texts = _gather(text.encode(), self._group)
+        texts = _gather("PerRank.state_dict", text.encode(), ranks, self._group)
         # As one text: lists and dicts would be cut into entries of their own.
         return {} if texts is None else {"ranks": json.dumps([item.decode() for item in texts])}
 
@@ -252,8 +249,7 @@ class PerRank:
         else:
             ranks = _ranks_of(self._group)
             here = len(ranks)
-            with _explained("PerRank.load_state_dict", ranks):
-                count, own = _hand_out(texts, ranks, self._group)
+            count, own = _hand_out("PerRank.load_state_dict", texts, ranks, self._group)
         if not count:
             raise ValueError("ranks must be a JSON list of the states of all ranks")
         if count != here:
@@ -436,41 +432,54 @@ def _empty(length: int, device: str) -> Any:
     return torch.empty(length, dtype=torch.uint8, device=device)
 
 
-def _gather_all(data: bytes, group: Any, timeout: float | None = None) -> list[bytes]:
+def _gather_all(
+    name: str, data: bytes, ranks: list[int], group: Any, timeout: float | None = None
+) -> list[bytes]:
     """Return the bytes of every rank, as many from each."""
     from datetime import timedelta
 
     import torch.distributed
 
+    # The name goes along, and all calls send as much: where ranks meet in different ones, they
+    # can say so.
+    tag = name.encode()[:_DIGEST].ljust(_DIGEST)
     device = _device_of(group)
-    everyone = [_empty(len(data), device) for _ in range(torch.distributed.get_world_size(group))]
-    mine = _as_tensor(data, device)
-    work = torch.distributed.all_gather(everyone, mine, group=group, async_op=True)
-    if timeout is None or device != "cpu":
-        work.wait()
-    else:
-        work.wait(timedelta(seconds=timeout))
-    return [tensor_bytes(tensor.cpu()) for tensor in everyone]
+    mine = _as_tensor((tag + data).ljust((2 + len(SOURCES)) * _DIGEST), device)
+    everyone = [torch.zeros_like(mine) for _ in ranks]
+    with _explained(name, ranks, timeout):
+        work = torch.distributed.all_gather(everyone, mine, group=group, async_op=True)
+        if timeout is None or device != "cpu":
+            work.wait()
+        else:
+            work.wait(timedelta(seconds=timeout))
+        received = [tensor_bytes(tensor.cpu()) for tensor in everyone]
+    elsewhere = [rank for rank, item in zip(ranks, received) if not item.startswith(tag)]
+    if elsewhere:
+        raise RuntimeError(
+            f"{name} on rank {_own_global_rank()}: at the same time {_listed(elsewhere)} called "
+            f"something else; all ranks must make the same calls in the same order"
+        )
+    return [item[_DIGEST : _DIGEST + len(data)] for item in received]
 
 
-def _gather(data: bytes, group: Any) -> list[bytes] | None:
+def _gather(name: str, data: bytes, ranks: list[int], group: Any) -> list[bytes] | None:
     """Return the bytes of every rank on the first one; None on the others."""
     import torch.distributed
 
     length = len(data).to_bytes(_DIGEST, "little")
-    lengths = [_number(item) for item in _gather_all(length, group)]
+    lengths = [_number(item) for item in _gather_all(name, length, ranks, group)]
     device = _device_of(group)
-    first = torch.distributed.get_process_group_ranks(group)[0]
-    is_first = _own_global_rank() == first
-    everyone = [_empty(max(lengths), device) for _ in lengths] if is_first else None
     mine = _as_tensor(data.ljust(max(lengths), b"\0"), device)
-    torch.distributed.gather(mine, everyone, dst=first, group=group)
-    if everyone is None:
-        return None
-    return [tensor_bytes(item.cpu())[:length] for item, length in zip(everyone, lengths)]
+    is_first = _own_global_rank() == ranks[0]
+    everyone = [torch.empty_like(mine) for _ in ranks] if is_first else None
+    with _explained(name, ranks):
+        torch.distributed.gather(mine, everyone, dst=ranks[0], group=group)
+        if everyone is None:
+            return None
+        return [tensor_bytes(item.cpu())[:length] for item, length in zip(everyone, lengths)]
 
 
-def _hand_out(texts: list[str], ranks: list[int], group: Any) -> tuple[int, str]:
+def _hand_out(name: str, texts: list[str], ranks: list[int], group: Any) -> tuple[int, str]:
     """Give each rank one of the texts that the first rank has.
 
     Returns:
@@ -478,21 +487,23 @@ def _hand_out(texts: list[str], ranks: list[int], group: Any) -> tuple[int, str]
     """
     import torch.distributed
 
-    first = ranks[0]
     rows = [text.encode() for text in texts]
     width = max(map(len, rows), default=0)
     header = b"".join(number.to_bytes(_DIGEST, "little") for number in (len(rows), width))
-    count, width = map(_number, _cut(_broadcast(header, 2 * _DIGEST, first, group)))
+    with _explained(name, ranks):
+        header = _broadcast(header, 2 * _DIGEST, ranks[0], group)
+    count, width = map(_number, _cut(header))
     if count != len(ranks):
         return count, ""
     device = _device_of(group)
     everyone = None
-    if _own_global_rank() == first:
+    if _own_global_rank() == ranks[0]:
         # With spaces, which mean nothing in JSON.
         everyone = [_as_tensor(row.ljust(width), device) for row in rows]
     mine = _empty(width, device)
-    torch.distributed.scatter(mine, everyone, src=first, group=group)
-    return count, tensor_bytes(mine.cpu()).decode()
+    with _explained(name, ranks):
+        torch.distributed.scatter(mine, everyone, src=ranks[0], group=group)
+        return count, tensor_bytes(mine.cpu()).decode()
 
 
 def _number(data: bytes) -> int:

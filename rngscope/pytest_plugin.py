@@ -233,49 +233,60 @@ class _Run:
 
     # A test ------------------------------------------------------------------------------
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    # The innermost wrappers: those of other plugins run outside, and their set-up is done
+    # when ours refuses to go on.
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Result, Result]:
         # Also at each rerun.
         name = _node_id(item)
-        self.test = test = _Stretch(self, name, item)
+        test = _Stretch(self, name, item)
         if self.seed is not None:
             test.streams.append(OpenScope(SOURCES, derive_seed(self.seed, name)))
         marker = item.get_closest_marker("rng_seed")
         if marker is not None:
             test.streams.append(_scope_of(marker))
-        return (yield from self.phase("set-up"))
+        test.begin("set-up")
+        self.test = test
+        return (yield from self.phase(test))
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self) -> Generator[None, Result, Result]:
+        test = self.test
+        assert test is not None
+        test.begin("call")
         core: Any = sys.modules.get("hypothesis.core")
-        seed = None if self.test is None else self.test.seed
-        if seed is None or getattr(core, "global_force_seed", 0) is not None:
-            return (yield from self.phase("call"))
+        if test.seed is None or getattr(core, "global_force_seed", 0) is not None:
+            return (yield from self.phase(test))
         # What --hypothesis-seed sets: @seed and derandomize go before it, as they should.
-        core.global_force_seed = derive_seed(seed, "hypothesis")
+        core.global_force_seed = derive_seed(test.seed, "hypothesis")
         try:
-            return (yield from self.phase("call"))
+            return (yield from self.phase(test))
         finally:
             core.global_force_seed = None
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_teardown(self) -> Generator[None, Result, Result]:
-        return (yield from self.phase("tear-down"))
-
-    def phase(self, name: str) -> Generator[None, Result, Result]:
-        """Run a phase of the test in its streams, and fail it for what it moved."""
-        self.found = []
         test = self.test
         if test is None:
-            # A plugin before this one refused its set-up.
+            # Its set-up was refused.
             return (yield)
-        test.begin(name)
+        try:
+            test.begin("tear-down")
+        except BaseException:
+            # What was set up must be torn down all the same.
+            yield
+            raise
+        return (yield from self.phase(test))
+
+    def phase(self, test: _Stretch) -> Generator[None, Result, Result]:
+        """Run a phase that has begun, and fail the test for what it moved."""
         self.at_start = RNGState.capture() if self.has_randomly and test.streams else None
         self.keep_start()
         try:
             result = yield
         finally:
-            test.end(is_last=name == "tear-down")
+            test.end(is_last=test.phase == "tear-down")
         if self.found and self.leaks == "error":
             pytest.fail("\n".join([*self.found, _REMEDY]), pytrace=False)
         return result
@@ -573,34 +584,21 @@ def _describe(moved: dict[str, tuple[Any, Any]]) -> str:
 
 def _verb(name: str, before: Any, now: Any) -> str:
     """Tell a draw from a new seed, where the states show it."""
+    if name not in ("python", "numpy", "torch"):
+        return _philox_verb(before, now)
     try:
-        old, new = _plain_form(name, before), _plain_form(name, now)
+        old, new = _mersenne(name, before), _mersenne(name, now)
     except TypeError:
+        # A bit generator that is not NumPy's own.
         return "moved"
-    if name in ("python", "numpy", "torch"):
-        first, second = _mersenne(name, old), _mersenne(name, new)
-        if first is None or second is None:
-            return "re-seeded" if first is not second else "moved"
-        return _mersenne_verb(first, second)
-    if {len(text) for text in (*old.values(), *new.values())} != {32}:
-        return "moved"
-    # Seed and Philox offset, 8 bytes each.
-    for index in old.keys() & new.keys():
-        (seed, offset), (new_seed, new_offset) = (
-            struct.unpack("=QQ", bytes.fromhex(plain[index])) for plain in (old, new)
-        )
-        if seed != new_seed or offset > new_offset:
-            return "re-seeded"
-    return "drew from"
+    if old is None or new is None:
+        return "re-seeded" if old is not new else "moved"
+    return _mersenne_verb(old, new)
 
 
-def _plain_form(name: str, state: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = RNGState._made_of({name: state}, ()).state_dict()["sources"][name]
-    return plain
-
-
-def _mersenne(name: str, plain: dict[str, Any]) -> tuple[Any, ...] | None:
+def _mersenne(name: str, state: Any) -> tuple[Any, ...] | None:
     """Return seed (if it is known), words and position of a Mersenne Twister."""
+    plain = RNGState._made_of({name: state}, ()).state_dict()["sources"][name]
     if name == "torch":
         # A legacy layout that torch keeps for its files: ATen/CPUGeneratorImpl.cpp.
         data = bytes.fromhex(plain["state"])
@@ -628,3 +626,16 @@ def _mersenne_verb(old: tuple[Any, ...], new: tuple[Any, ...]) -> str:
             return "drew from"
     # A new seed leaves the position behind the last word.
     return "re-seeded" if position == _WORDS else "moved"
+
+
+def _philox_verb(before: Any, now: Any) -> str:
+    verbs = set()
+    for index in before.keys() & now.keys():
+        old, new = tensor_bytes(before[index]), tensor_bytes(now[index])
+        if len(old) != 16 or len(new) != 16:
+            return "moved"
+        # A seed and an offset, which a new seed sets to zero.
+        seed, offset = struct.unpack("=QQ", old)
+        new_seed, new_offset = struct.unpack("=QQ", new)
+        verbs.add("drew from" if seed == new_seed and offset <= new_offset else "re-seeded")
+    return max(verbs, default="moved")

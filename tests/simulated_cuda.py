@@ -22,8 +22,12 @@ import torch.mtia
 import torch.xpu
 from torch._utils import _LazySeedTracker
 
-#: The accelerators that have a queue.
-ACCELERATORS = ("cuda", "xpu", "mtia")
+#: The accelerators whose seeds wait in a queue; in older versions of torch MTIA has none.
+ACCELERATORS = tuple(
+    name
+    for name in ("cuda", "xpu", "mtia")
+    if {"manual_seed_all", "_lazy_seed_tracker"} <= vars(getattr(torch, name)).keys()
+)
 
 _MISSING = object()
 

@@ -1473,6 +1473,32 @@ def test_scopes_over_different_devices_left_out_of_order_leave_nothing_in_the_qu
         assert accelerator.queue() == waiting
 
 
+@pytest.mark.parametrize("seeds", SEEDS[::3])
+@pytest.mark.parametrize("first", ["zero", "one"])
+@pytest.mark.parametrize("moment", ["in both", "between", "after"])
+def test_scopes_over_different_devices_end_a_seed_of_the_body_in_any_order(
+    name, moment, first, seeds
+):
+    """Law 5: a seed for all in the body of one is gone from its device, whoever leaves first."""
+    with simulated_cuda(2, name=name) as accelerator:
+        start = {now: accelerator.start for now in [moment]}
+        zero = rng_scope(seeds[0], devices=[0], sources=[name])
+        one = rng_scope(seeds[1], devices=[1], sources=[name])
+        zero.__enter__()
+        torch.manual_seed(99)  # the program's own on device 1
+        one.__enter__()
+        start.get("in both", int)()
+        order = [zero, one] if first == "zero" else [one, zero]
+        with warnings.catch_warnings():
+            # Whether that is out of order, when no device is shared, is not the question.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            leave(order[0])
+        start.get("between", int)()
+        leave(order[1])
+        start.get("after", int)()
+        assert_all(accelerator, lambda index: 99 if index else accelerator.fresh[0])
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1)], ids=str)
 @pytest.mark.parametrize("moment", range(7))
 def test_three_scopes_left_in_any_order_give_the_program_its_own_back(name, moment, order):

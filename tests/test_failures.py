@@ -1,16 +1,20 @@
 """Law 2, and law 1 under interrupts and threads: whatever fails, the rest is restored."""
 
+import contextlib
+import dis
 import itertools
 import random
 import signal
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 from by_hand import NAMES, cache_gaussians, draw, expected, load_libraries, public_states
+from conftest import take_road
 
-from rngscope import RNGState, rng_scope
+from rngscope import RNGState, _sources, rng_scope
 from rngscope._open_scopes import scopes
 from rngscope._sources import SOURCES
 
@@ -234,7 +238,8 @@ def test_a_failed_restore_in_an_inner_scope_does_not_harm_the_outer(failing, bre
     with rng_scope(42):
         with pytest.raises(OSError):
             with rng_scope(43):
-                breaks(failing, "restore", OSError("broken"), times=2)
+                # However often it is tried again.
+                breaks(failing, "restore", OSError("broken"), times=3)
         for name in NAMES:
             wanted = expected(name, 43 if name == failing else 42)[0]
             assert draw(name) == wanted
@@ -262,56 +267,71 @@ needs_signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="nee
 
 
 def interrupted(rounds, body, longest):
-    """Run ``body`` with one interrupt each, at random moments; return how many states leaked.
+    """Interrupt ``body`` at random moments; return the leaks, and those no window explains.
 
-    A state that leaked is put right, so that each leak counts once.
+    The window is CPython's: it may raise between the return of ``__enter__`` and the body,
+    and before the first line of ``__exit__``, where no Python code can catch it.
     """
-    leaks = hits = 0
     choose = random.Random(11)
+    leaks, unexplained, place = 0, [], None
 
     def interrupt(signum, frame):
+        nonlocal place
+        place = frame
         raise Interrupt
+
+    def is_in_the_window(frame):
+        code = frame.f_code
+        is_exit = code is rng_scope.__exit__.__code__
+        return code is body.__code__ or (is_exit and frame.f_lineno == code.co_firstlineno)
 
     old = signal.signal(signal.SIGALRM, interrupt)
     try:
-        for _ in range(rounds):
-            cache_gaussians()
-            before = public_states()
-            try:
-                # Armed inside: the interrupt itself must not get out.
-                signal.setitimer(signal.ITIMER_REAL, choose.uniform(20e-6, longest))
-                body()
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except Interrupt:
-                hits += 1
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            if public_states() != before or scopes:
-                leaks += 1
-                del scopes[:]
+        with warnings.catch_warnings():
+            # A scope below one that leaked is left out of order.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            for _ in range(rounds):
+                cache_gaussians()
+                before = public_states()
+                with pytest.raises(Interrupt):
+                    signal.setitimer(signal.ITIMER_REAL, choose.uniform(20e-6, longest))
+                    body()
+                if public_states() != before or scopes:
+                    leaks += 1
+                    if not is_in_the_window(place):
+                        unexplained.append(f"{place.f_code.co_name}, line {place.f_lineno}")
+                    del scopes[:]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
-    return leaks, hits
+    return leaks, unexplained
+
+
+def at_most(allowed, rounds, body, longest):
+    """Check that no leak is unexplained, and that there are not more than ``allowed``.
+
+    How often an interrupt hits the window is chance, and more often where the machine is
+    busy with other things: up to five runs, of which one must do.
+    """
+    counts = []
+    while not counts or (counts[-1] > allowed and len(counts) < 5):
+        leaks, unexplained = interrupted(rounds, body, longest)
+        assert not unexplained
+        counts.append(leaks)
+    assert counts[-1] <= allowed, counts
 
 
 @needs_signals
 def test_interrupts_in_scopes_that_work_leak_next_to_nothing():
-    """2000 interrupts, bodies of 100 us: at most 2 leaks.
-
-    What remains is a window of CPython: it may raise between the return of ``__enter__`` and
-    the body, and before the first line of ``__exit__``.
-    """
+    """2000 interrupts, bodies of about 100 us: at most 2 leaks."""
 
     def work():
         while True:
             with rng_scope(42):
-                end = time.perf_counter() + 100e-6
-                while time.perf_counter() < end:
+                for _ in range(4000):
                     random.random()
 
-    leaks, hits = interrupted(2000, work, 500e-6)
-    assert hits == 2000
-    assert leaks <= 2
+    at_most(2, 2000, work, 600e-6)
 
 
 @needs_signals
@@ -320,16 +340,11 @@ def test_interrupts_in_a_tight_loop_of_empty_scopes_leak_little(seed):
     """Almost every interrupt lands in entry or exit, and at most 2 % hit the window."""
 
     def work():
-        scope = rng_scope(seed)
         while True:
-            with scope:
-                pass
-            with scope:
+            with rng_scope(seed):
                 pass
 
-    leaks, hits = interrupted(1000, work, 400e-6)
-    assert hits == 1000
-    assert leaks <= 20
+    at_most(40, 2000, work, 300e-6)
 
 
 @needs_signals
@@ -342,81 +357,87 @@ def test_interrupts_in_nested_scopes_leak_little():
                 with rng_scope():
                     random.random()
 
-    leaks, hits = interrupted(1000, work, 400e-6)
-    assert hits == 1000
-    assert leaks <= 20
+    at_most(40, 2000, work, 300e-6)
 
 
-def test_an_interrupt_at_every_line_of_entry_and_exit_leaves_nothing(unchanged):
-    """Deterministically: raise at the k-th line that the package runs, for every k."""
+def interrupted_at(check, scope):
+    """Use a scope, with an interrupt where the interpreter looks for signals that many times on.
+
+    That is at the start of a function, after a call and at the end of a loop. Only code of
+    the package counts, and not the start of ``__exit__``, which nothing can protect.
+
+    Returns:
+        Whether the interrupt came; False when there are fewer places.
+    """
     package = sys.modules["rngscope"].__path__[0]
-    protected = {"__enter__", "leave"}
+    window = rng_scope.__exit__.__code__
+    checks, last = itertools.count(), {}
 
-    def scopes_of(seed):
-        return [rng_scope(seed), rng_scope(seed, independent=True), rng_scope(seed, sources=NAMES)]
-
-    def run(scope, at):
-        """Return whether the run ended before its ``at``-th line."""
-        lines = itertools.count()
-        open_frames = []
-
-        def trace(frame, kind, argument):
-            if not frame.f_code.co_filename.startswith(package):
-                return None
-            if kind == "call":
-                name = frame.f_code.co_name
-                if not open_frames and name not in protected:
-                    return None
-                if not open_frames:
-                    open_frames.append(frame)
-                    # Law 1 excludes what comes before the first line of either.
-                    return trace_from_second_line(trace)
-                return trace
-            if kind == "line" and open_frames and next(lines) == at:
-                sys.settrace(None)
-                raise Interrupt
-            if kind == "return" and open_frames and frame is open_frames[0]:
-                open_frames.clear()
-            return trace
-
-        def trace_from_second_line(trace):
-            is_in_try = False
-
-            def trace_first(frame, kind, argument):
-                nonlocal is_in_try
-                if kind == "line" and not is_in_try:
-                    # What stands before the try statement changes no source.
-                    is_in_try = frame.f_locals.get("saved") is not None or (
-                        frame.f_code.co_name == "leave"
-                    )
-                    return trace_first
-                trace(frame, kind, argument)
-                return trace_first
-
-            return trace_first
-
-        sys.settrace(trace)
-        try:
-            with scope:
-                random.random()
-        except Interrupt:
-            return False
-        finally:
+    def trace(frame, kind, argument):
+        code = frame.f_code
+        if not code.co_filename.startswith(package):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        looks = kind == "call" and code is not window
+        if kind == "opcode":
+            looks = last.get(frame, "").startswith(("CALL", "JUMP_BACKWARD"))
+            last[frame] = dis.opname[code.co_code[frame.f_lasti]]
+        if looks and next(checks) == check:
             sys.settrace(None)
-        return True
+            raise Interrupt
+        return trace
 
-    before = unchanged()
-    for seed in (None, 42):
-        for scope in scopes_of(seed):
-            with scope:
-                pass
-            at, ended = 0, False
-            while not ended:
-                ended = run(scope, at)
-                assert moved_between(before, unchanged()) == [], (scope, at)
-                assert scopes == [], (scope, at)
-                at += 1
-            assert at > 10
+    tracer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with scope:
+            random.random()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(tracer)
+    return False
+
+
+@pytest.mark.parametrize("seed", [None, 42, "state"])
+@pytest.mark.parametrize("options", [{}, {"independent": True}, {"sources": NAMES}])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_an_interrupt_anywhere_in_entry_or_exit_leaves_nothing(
+    seed, options, depth, road, unchanged
+):
+    """Law 1, place by place: everything is back, and the scope can be entered again."""
+    seed = RNGState.capture() if seed == "state" else seed
+    scope = rng_scope(seed, **options)
+    with contextlib.ExitStack() as stack:
+        for _ in range(depth):
+            stack.enter_context(rng_scope(5))
+        before, below = unchanged(), len(scopes)
+        check = 0
+        while interrupted_at(check, scope):
+            assert moved_between(before, unchanged()) == [], check
+            assert len(scopes) == below, check
+            check += 1
+        assert check > 10
+        with scope:
+            pass
+        assert unchanged() == before
+
+
+def test_an_interrupt_in_the_first_scope_of_all_harms_no_later_one(road, unchanged, monkeypatch):
+    """What is found out once and kept is kept whole or not at all."""
+    before, check, goes_on = unchanged(), 0, True
+    while goes_on:
+        take_road(road == "fast")
+        monkeypatch.setattr(_sources, "_present", ())
+        monkeypatch.setattr(_sources, "_lengths", (-1, -1))
+        goes_on = interrupted_at(check, rng_scope(42))
+        assert moved_between(before, unchanged()) == [], check
+        for _ in range(3):
+            with rng_scope(42):
+                assert [draw(name) for name in NAMES] == [expected(name, 42)[0] for name in NAMES]
+            assert moved_between(before, unchanged()) == [], check
+        check += 1
+    assert check > 20
 
 
 # Threads ----------------------------------------------------------------------------------
@@ -510,8 +531,6 @@ def test_scopes_of_many_threads_at_once_end_with_the_outer_state(road, unchanged
             barrier.abort()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
-    import warnings
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the scope opened at", RuntimeWarning)
         for thread in threads:

@@ -18,6 +18,7 @@ import pytest
 
 import rngscope
 from rngscope import RNGState, rng_scope
+from rngscope._run import _report
 from rngscope._self_check import self_check
 
 ACCELERATORS = ["cuda", "xpu", "mps", "mtia", "privateuseone"]
@@ -597,7 +598,7 @@ def test_a_closed_standard_error_does_not_matter(script):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_does_not_write_the_line(script):
+def test_a_forked_child_does_not_write_the_line(script, capfd):
     result = run(
         "--seed",
         "1",
@@ -611,6 +612,8 @@ def test_a_forked_child_does_not_write_the_line(script):
     )
     assert result.returncode == 0
     assert len(result.stderr.splitlines()) == 1
+    _report(1, False, pid=os.getpid() + 1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_spawned_processes_find_the_main_module(script, tmp_path):
@@ -632,13 +635,16 @@ def test_spawned_processes_find_the_main_module(script, tmp_path):
     """
     script(text)
     script(text, "package/module.py")
-    script(text, "program/__main__.py")
     own = by_hand.generator("python", 42)
     expected = f"{own.random()}\n" + "".join(f"True {n} __mp_main__\n" for n in (2, 4, 6))
     for arguments in (["script.py"], ["-m", "package.module"]):
         result = run("--seed", "42", *arguments, cwd=tmp_path)
         assert result.stdout == expected, result.stderr
         assert len(result.stderr.splitlines()) == 1, result.stderr
+    # multiprocessing may be imported long before the program.
+    early = "import multiprocessing, rngscope.__main__; rngscope.__main__.main()"
+    result = python("-c", early, "run", "--seed", "42", "script.py", cwd=tmp_path)
+    assert result.stdout == expected, result.stderr
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])

@@ -1124,3 +1124,23 @@ def test_modes_of_torch_change_nothing():
                 drawn.append(draw("torch"))
         assert drawn[2:] == expected("torch", 42, 2)
     """)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_checkpointed_layer_inside_a_stream_has_the_same_mask_twice(use_reentrant, unchanged):
+    """Backward recomputes it outside the stream; neither the stream nor the program moves."""
+    torch = pytest.importorskip("torch")
+    from torch.utils.checkpoint import checkpoint
+
+    stream, layer, outputs = RNGStream(42), torch.nn.Dropout(0.5), []
+    for _ in range(3):
+        with stream:
+            inputs = torch.ones(100, requires_grad=True)
+            output = checkpoint(layer, inputs, use_reentrant=use_reentrant)
+        position, before = stream.state_dict(), unchanged()
+        output.sum().backward()
+        assert torch.equal(inputs.grad, output.detach())
+        assert stream.state_dict() == position and unchanged() == before
+        outputs.append(output.tolist())
+    with rng_scope(42):
+        assert outputs == [layer(torch.ones(100)).tolist() for _ in range(3)]

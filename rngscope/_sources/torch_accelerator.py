@@ -440,8 +440,7 @@ class QueuedState:
         if self.mark.is_needed(self):
             after.insert(0, queue[place])
         queue[:] = before + after
-        heirs = [call for call, _ in after if isinstance(call, _Mark)]
-        self.mark.give_seeds_back(module, heirs)
+        self.mark.give_seeds_back(module, [call for call, _ in after])
         for overlay in self.overlays:
             overlay.put_back(module)
 
@@ -556,17 +555,19 @@ class _Mark:
                 # A failure here would break the start of the accelerator.
                 _warn(f"could not save the RNG of {self.source.name}:{index} at start: {error}")
 
-    def give_seeds_back(self, module: Any, heirs: list[_Mark]) -> None:
+    def give_seeds_back(self, module: Any, later: list[Any]) -> None:
         """Make the seeds that were queued before this mark the latest ones again.
 
-        While marks of other scopes follow, that is left to the first of them.
+        While marks of other scopes follow, that is left to the first of them. Behind a
+        change of ours they must not come: there they stay calls like any other.
         """
         queue, tracker = module._queued_calls, module._lazy_seed_tracker
-        if not heirs:
+        heirs = [call for call in later if isinstance(call, _Mark)]
+        if not any(isinstance(call, (_Mark, _Change)) for call in later):
             moved = {id(entry) for entry in self.seeds[2]}
             queue[:] = [entry for entry in queue if id(entry) not in moved]
             tracker.manual_seed_all_cb, tracker.manual_seed_cb, tracker.call_order = self.seeds
-        elif not any(heirs[0].seeds[2]):
+        elif heirs and not any(heirs[0].seeds[2]):
             heirs[0].seeds = self.seeds
 
 
