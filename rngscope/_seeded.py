@@ -87,12 +87,14 @@ def seeded(
         deterministic=deterministic,
     )
 
+    new: Any = OpenScope
+
     def decorate_with_seed(function: Decorated) -> Decorated:
         if seed_from is None:
             return seeded_like(template, function)
 
-        def make(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenScope:
-            return OpenScope(*template.values_with(seed_from(*args, **kwargs)), function)
+        def make(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return new(*template.values_with(seed_from(*args, **kwargs)), function)
 
         return decorate(function, make)  # type: ignore[no-any-return]
 
@@ -101,9 +103,10 @@ def seeded(
 
 def seeded_like(template: rng_scope, function: Decorated) -> Decorated:
     """Decorate with the meaning of one scope, which itself stays unused."""
-    new, values = OpenScope, template.values
+    new: Any = OpenScope
+    values = template.values
 
-    def make(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenScope:
+    def make(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return new(*values, function)
 
     return decorate(function, make)  # type: ignore[no-any-return]
@@ -117,7 +120,6 @@ def decorate(function: Any, make: Make) -> Any:
     """
     # Imported here, as below, because they cost more than the whole package.
     import functools
-    import inspect
 
     if isinstance(function, (staticmethod, classmethod)):
         return type(function)(decorate(function.__func__, make))

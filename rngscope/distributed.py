@@ -421,15 +421,21 @@ def _as_tensor(data: bytes, device: str) -> Any:
     import ctypes
 
     # Not torch.frombuffer, which a default device redirects.
-    tensor = _empty(len(data), "cpu")
+    (tensor,) = _rows(1, len(data), "cpu")
     ctypes.memmove(tensor.data_ptr(), data, len(data))
     return tensor.to(device)
 
 
-def _empty(length: int, device: str) -> Any:
+def _rows(count: int, width: int, device: str) -> Any:
     import torch
 
-    return torch.empty(length, dtype=torch.uint8, device=device)
+    return torch.zeros((count, width), dtype=torch.uint8, device=device)
+
+
+def _bytes_of(rows: Any) -> list[bytes]:
+    # In one piece: from an accelerator, each copy waits for it.
+    data, width = tensor_bytes(rows.cpu()), rows.shape[1]
+    return [data[start : start + width] for start in range(0, len(data), width)]
 
 
 def _gather_all(
@@ -445,14 +451,14 @@ def _gather_all(
     tag = name.encode()[:_DIGEST].ljust(_DIGEST)
     device = _device_of(group)
     mine = _as_tensor((tag + data).ljust((2 + len(SOURCES)) * _DIGEST), device)
-    everyone = [torch.zeros_like(mine) for _ in ranks]
+    rows = _rows(len(ranks), len(mine), device)
     with _explained(name, ranks, timeout):
-        work = torch.distributed.all_gather(everyone, mine, group=group, async_op=True)
+        work = torch.distributed.all_gather(list(rows), mine, group=group, async_op=True)
         if timeout is None or device != "cpu":
             work.wait()
         else:
             work.wait(timedelta(seconds=timeout))
-        received = [tensor_bytes(tensor.cpu()) for tensor in everyone]
+        received = _bytes_of(rows)
     elsewhere = [rank for rank, item in zip(ranks, received) if not item.startswith(tag)]
     if elsewhere:
         raise RuntimeError(
@@ -470,13 +476,13 @@ def _gather(name: str, data: bytes, ranks: list[int], group: Any) -> list[bytes]
     lengths = [_number(item) for item in _gather_all(name, length, ranks, group)]
     device = _device_of(group)
     mine = _as_tensor(data.ljust(max(lengths), b"\0"), device)
-    is_first = _own_global_rank() == ranks[0]
-    everyone = [torch.empty_like(mine) for _ in ranks] if is_first else None
     with _explained(name, ranks):
-        torch.distributed.gather(mine, everyone, dst=ranks[0], group=group)
-        if everyone is None:
+        if _own_global_rank() != ranks[0]:
+            torch.distributed.gather(mine, dst=ranks[0], group=group)
             return None
-        return [tensor_bytes(item.cpu())[:length] for item, length in zip(everyone, lengths)]
+        rows = _rows(len(ranks), len(mine), device)
+        torch.distributed.gather(mine, list(rows), dst=ranks[0], group=group)
+        return [row[:length] for row, length in zip(_bytes_of(rows), lengths)]
 
 
 def _hand_out(name: str, texts: list[str], ranks: list[int], group: Any) -> tuple[int, str]:
@@ -499,8 +505,9 @@ def _hand_out(name: str, texts: list[str], ranks: list[int], group: Any) -> tupl
     everyone = None
     if _own_global_rank() == ranks[0]:
         # With spaces, which mean nothing in JSON.
-        everyone = [_as_tensor(row.ljust(width), device) for row in rows]
-    mine = _empty(width, device)
+        data = b"".join(row.ljust(width) for row in rows)
+        everyone = list(_as_tensor(data, device).view(count, width))
+    mine = _rows(1, width, device)[0]
     with _explained(name, ranks):
         torch.distributed.scatter(mine, everyone, src=ranks[0], group=group)
         return count, tensor_bytes(mine.cpu()).decode()
@@ -515,6 +522,7 @@ def _broadcast(data: bytes, length: int, src: int, group: Any) -> bytes:
     import torch.distributed
 
     device = _device_of(group)
-    tensor = _as_tensor(data, device) if src == _own_global_rank() else _empty(length, device)
+    is_src = src == _own_global_rank()
+    tensor = _as_tensor(data, device) if is_src else _rows(1, length, device)[0]
     torch.distributed.broadcast(tensor, src=src, group=group)
     return tensor_bytes(tensor.cpu())

@@ -17,6 +17,7 @@ from functools import partial
 
 import pytest
 
+from rngscope._errors import raise_together
 from rngscope._open_scopes import OpenScope, scopes
 from rngscope._scope import rng_scope, seed_all
 from rngscope._seeds import check_seed, derive_seed
@@ -26,7 +27,7 @@ from rngscope._state import RNGState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from typing import Any, TypeVar
 
     Result = TypeVar("Result")
@@ -215,7 +216,7 @@ class _Run:
         if found:
             terminalreporter.section("rngscope: global RNGs moved outside a scope", yellow=True)
             # The same line again is a rerun.
-            for line in dict.fromkeys(found):
+            for line in sorted(set(found)):
                 terminalreporter.write_line(line)
             terminalreporter.write_line(_REMEDY)
 
@@ -417,9 +418,7 @@ class _Stretch:
             for stream in self.streams:
                 stream.take_up()
         except BaseException:
-            for stream in self.streams[::-1]:
-                if stream.saved is not None:
-                    stream.put_aside()
+            _each(s.put_aside for s in self.streams[::-1] if s.saved is not None)
             raise
         if not self.streams and self.base is None:
             self.base = scopes[:]
@@ -435,8 +434,7 @@ class _Stretch:
         if self.is_wide and not self.streams:
             around = next(s for s in self.run.running[::-1] if s.part_of is None)
             self.aside = [] if around.is_wide else around.streams
-            for stream in self.aside[::-1]:
-                stream.put_aside()
+            _each(stream.put_aside for stream in self.aside[::-1])
 
     def end(self, is_last: bool = False) -> None:
         """Put the streams aside, or leave them for good."""
@@ -451,15 +449,10 @@ class _Stretch:
             if is_last and (self.item or self.streams):
                 self.leave_what_is_open()
         finally:
-            for stream in self.streams[::-1]:
-                if is_last:
-                    stream.leave()
-                else:
-                    stream.put_aside()
+            _each((s.leave if is_last else s.put_aside) for s in self.streams[::-1])
             still_open = self.own_scopes() if self.is_wide and not self.streams else []
-            for stream in self.aside:
-                stream.take_up()
-            self.aside = []
+            aside, self.aside = self.aside, []
+            _each(stream.take_up for stream in aside)
         if running:
             outer = running[-1].part_of or running[-1]
             if outer.base is not None:
@@ -482,8 +475,7 @@ class _Stretch:
     def leave_what_is_open(self) -> None:
         """Close the scopes that were opened here and never left, and report them."""
         found = [(scope, f"{self.owner}: never left {scope}") for scope in self.own_scopes()]
-        for scope, _ in reversed(found):
-            scope.leave()
+        _each(scope.leave for scope, _ in reversed(found))
         for _, message in found:
             if self.run.leaks:
                 self.run.found.append(message)
@@ -532,6 +524,17 @@ class _Stretch:
             if state is not None:
                 states[source.name] = state
         return states
+
+
+def _each(actions: Iterable[Callable[[], object]]) -> None:
+    """Do every action in spite of errors, and raise them at the end."""
+    errors: list[BaseException] = []
+    for act in actions:
+        try:
+            act()
+        except BaseException as error:
+            errors.append(error)
+    raise_together("several streams could not be put aside", errors)
 
 
 def _scope_of(marker: pytest.Mark) -> rng_scope:

@@ -728,15 +728,15 @@ def test_leaks_are_listed_by_test_fixture_phase_and_source(suite, flags):
     """
     suite.write(LEAKS)
     suite.notes("--rng-leaks=warn", *flags, passed=5)
-    assert summary(suite.result) == FOUND
+    assert summary(suite.result) == sorted(FOUND)
 
 
 def test_leaks_fail_the_test_with_error(suite):
     """Law: 'error' fails each phase that moved an RNG, with the words of the summary."""
     suite.write(LEAKS)
     result = suite.run("--rng-leaks=error")
-    result.assert_outcomes(passed=3, failed=1, errors=4)
-    assert summary(result) == FOUND
+    result.assert_outcomes(passed=2, failed=1, errors=4)
+    assert summary(result) == sorted(FOUND)
     result.stdout.fnmatch_lines(
         [
             "*ERROR at setup of test_fixture*",
@@ -940,7 +940,8 @@ def test_it(wide):
     notes = suite.notes("--rng-seed=7", "--rng-leaks=warn", passed=1)
     assert notes["draw"] == draws(derive_seed(7, "test_it.py::test_it"), 1)
     assert len(set(suite.between)) == 1
-    assert summary(suite.result)[1].startswith("module fixture 'wide' of test_it.py: never left")
+    never_left = "module fixture 'wide' of test_it.py: never left"
+    assert any(line.startswith(never_left) for line in summary(suite.result))
 
 
 def test_the_scope_of_another_thread_is_none_of_the_test(suite):
@@ -989,7 +990,7 @@ def test_next():
     )
     suite.run("--rng-seed=7")
     notes = suite.notes("--rng-seed=7", "-k", "next", passed=1)
-    again = suite.notes("--rng-seed=7", errors=1, passed=1)
+    again = suite.notes("--rng-seed=7", errors=2, passed=1)
     assert again["next"] == notes["next"]
     assert len(set(suite.between)) == 1
 
