@@ -112,7 +112,8 @@ class RNGStream:
         """Decorate a function: each call goes on with the stream."""
         from rngscope._seeded import decorate
 
-        return decorate(function, lambda function, *_: _Use(self, function))  # type: ignore[no-any-return]
+        made: Function = decorate(function, lambda function, *_: _Use(self, function))
+        return made
 
     def reset(self) -> None:
         """Begin again at the next entry: with the seed, which a loaded state brings along.
@@ -327,7 +328,7 @@ class _Use(OpenScope):
                     else:
                         state = self.exchange(source, self.saved[place], only_look=True)
                     position[source.identity] = state
-                    if outer is not None:
+                    if outer is not None and outer._place_of(source) is not None:
                         outer.exchange(source, state)
                 except Exception as error:
                     # One source that fails must not keep the others from being kept.

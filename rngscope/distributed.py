@@ -322,7 +322,9 @@ def _cut(data: bytes) -> list[bytes]:
 
 def _differences(digests: list[bytes], ranks: list[int]) -> list[str]:
     """Return a line for each source in which ranks differ; the same on every rank."""
-    lines = []
+    lines: list[str] = []
+    if len(set(digests)) == 1:
+        return lines
     for source, column in zip(SOURCES, zip(*map(_cut, digests))):
         by_digest: dict[bytes, list[int]] = {}
         for rank, digest in zip(ranks, column):

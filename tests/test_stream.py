@@ -944,6 +944,28 @@ def test_a_forked_child_goes_on_with_its_own_copy(stream, unchanged):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_use_that_a_forked_child_inherits_keeps_its_fresh_seed(stream, unchanged):
+    """Law 6: a nested use in the child puts random back to what CPython gave the child."""
+    with stream:
+        draw("python")
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                fresh = random.getstate()
+                with stream:
+                    draw("python")
+                assert random.getstate() == fresh
+                stream.__exit__(None, None, None)
+                assert random.getstate() == fresh and _open_scopes.scopes == []
+                status = 0
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 # Accelerators --------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import threading
 import types
 import warnings
 import weakref
+from unittest import mock
 
 import pytest
 from by_hand import NAMES, draw, expected, public_states
@@ -224,6 +225,29 @@ def test_a_decorated_object_is_a_coroutine_function(kind):
     assert inspect.isasyncgenfunction(decorated) == (kind == "async generator")
     assert inspect.iscoroutinefunction(decorated) == (kind != "async generator")
     assert inspect.signature(decorated) == inspect.signature(KINDS[kind])
+
+
+def test_a_mock_of_a_coroutine_function_is_one(unchanged):
+    """``AsyncMock`` is a coroutine function to ``inspect``, so it has a stream."""
+    decorated = seeded(42)(mock.AsyncMock(side_effect=lambda: draw("python")))
+    assert inspect.iscoroutinefunction(decorated)
+    assert asyncio.run(decorated()) == expected("python", 42)[0]
+
+
+@pytest.mark.skipif(not hasattr(inspect, "markcoroutinefunction"), reason="needs Python 3.12")
+def test_a_function_that_is_marked_as_a_coroutine_function_is_one(unchanged):
+    """What it draws before it returns its coroutine is from the stream as well."""
+
+    async def rest(first):
+        return [first, draw("python")]
+
+    @seeded(42)
+    @inspect.markcoroutinefunction
+    def function():
+        return rest(draw("python"))
+
+    assert inspect.iscoroutinefunction(function)
+    assert asyncio.run(function()) == expected("python", 42, 2)
 
 
 def test_what_a_call_returns_is_of_the_same_type():
@@ -1103,6 +1127,30 @@ def test_a_loop_closes_async_generators_with_their_streams(unchanged):
 
     run(main())
     assert drawn == dict.fromkeys(drawn, expected("python", 42, 2))
+
+
+@pytest.mark.parametrize("decorate", [lambda body: body, seeded(42)], ids=["plain", "seeded"])
+def test_a_loop_hears_of_each_async_generator_once(decorate, unchanged):
+    """If it heard of the body too, it would close that first, outside of its stream."""
+    heard = []
+
+    async def inner():
+        yield
+
+    @decorate
+    async def body():
+        async for _ in inner():
+            yield
+
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(firstiter=lambda made: heard.append(made.__name__))
+    try:
+        for _ in steps(body()):
+            pass
+        assert sys.get_asyncgen_hooks().firstiter is not None
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+    assert heard == ["body", "inner"]
 
 
 def test_an_async_generator_without_a_loop_is_closed_with_its_stream(unchanged):
