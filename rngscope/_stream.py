@@ -100,9 +100,12 @@ class RNGStream:
             if use is None and sys.is_finalizing():
                 # A body that is still suspended at the end of the program.
                 return
-            # An interrupt may have come before it was known which use ends.
+            # An interrupt may have come before it was known which use ends, or before that
+            # use began to.
             if use is None and self._latest() is not None:
-                self._use_of(sys._getframe(1).f_code).leave(*error)
+                use = self._use_of(sys._getframe(1).f_code)
+            if use is not None and use.saved is not None:
+                use.leave(*error)
             raise
 
     keep_out_of_graphs(__enter__)

@@ -137,8 +137,8 @@ def _draw(counts: list[int], has_gauss: bool) -> None:
     devices = ["cpu"]
     for source in SOURCES:
         state = source.capture() if source.library == "torch" and source.name != "torch" else None
-        if state is not None:
-            devices += [f"{source.name}:{i}" for i in state]  # gpu: drawing needs the device
+        if state is not None:  # gpu: to draw needs the device
+            devices += [f"{source.name}:{index}" for index in state]
     for device in devices:
         torch.empty(from_torch, device=device).uniform_()
         if has_gauss:

@@ -197,9 +197,7 @@ class _Run:
         if self.seed is not None:
             node.workerinput[self.NAME] = str(self.seed)
 
-    def pytest_report_header(self) -> str | None:
-        if not self.flags():
-            return None
+    def pytest_report_header(self) -> str:
         wins = " (wins over pytest-randomly)" if self.seed is not None and self.has_randomly else ""
         return f"rngscope: {self.flags()}{wins}"
 

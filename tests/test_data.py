@@ -6,6 +6,7 @@ import functools
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -228,6 +229,8 @@ def test_a_fork_while_another_thread_makes_an_item_locks_nothing(unchanged):
     inside.wait(10)
     child = os.fork()
     if not child:
+        # A child that waits for the lock must not outlive the test.
+        signal.alarm(30)
         os._exit(0 if data[3][1] == wanted else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     may_go.set()

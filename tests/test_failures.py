@@ -263,6 +263,8 @@ def test_a_generator_of_the_user_that_cannot_be_restored_harms_no_other(road, un
 
 # Interrupts -------------------------------------------------------------------------------
 
+# What is raised while a generator is finalized can only be written to standard error.
+may_be_swallowed = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 needs_signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 
 
@@ -294,8 +296,12 @@ def interrupted(rounds, body, longest):
                 cache_gaussians()
                 before = public_states()
                 with pytest.raises(Interrupt):
-                    signal.setitimer(signal.ITIMER_REAL, choose.uniform(20e-6, longest))
+                    # And again a second later: the interpreter swallows what is raised in a
+                    # finalizer, as imports have them.
+                    first = choose.uniform(20e-6, longest)
+                    signal.setitimer(signal.ITIMER_REAL, first, 1)
                     body()
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 if public_states() != before or scopes:
                     leaks += 1
                     if not is_in_the_window(place):
@@ -321,6 +327,7 @@ def at_most(allowed, rounds, body, longest):
     assert counts[-1] <= allowed, counts
 
 
+@may_be_swallowed
 @needs_signals
 def test_interrupts_in_scopes_that_work_leak_next_to_nothing():
     """2000 interrupts, bodies of about 100 us: at most 2 leaks."""
@@ -334,6 +341,7 @@ def test_interrupts_in_scopes_that_work_leak_next_to_nothing():
     at_most(2, 2000, work, 600e-6)
 
 
+@may_be_swallowed
 @needs_signals
 @pytest.mark.parametrize("seed", [None, 42])
 def test_interrupts_in_a_tight_loop_of_empty_scopes_leak_little(seed):
@@ -347,6 +355,7 @@ def test_interrupts_in_a_tight_loop_of_empty_scopes_leak_little(seed):
     at_most(40, 2000, work, 300e-6)
 
 
+@may_be_swallowed
 @needs_signals
 def test_interrupts_in_nested_scopes_leak_little():
     """The outer scope puts back what the inner one could not."""
@@ -367,13 +376,14 @@ def interrupted_at(check, scope):
     the package counts, and not the start of ``__exit__``, which nothing can protect.
 
     Returns:
-        Whether the interrupt came; False when there are fewer places.
+        Whether the interrupt was raised; False when there are fewer places.
     """
     package = sys.modules["rngscope"].__path__[0]
     window = rng_scope.__exit__.__code__
-    checks, last = itertools.count(), {}
+    checks, last, raised = itertools.count(), {}, False
 
     def trace(frame, kind, argument):
+        nonlocal raised
         code = frame.f_code
         if not code.co_filename.startswith(package):
             return None
@@ -384,6 +394,7 @@ def interrupted_at(check, scope):
             last[frame] = dis.opname[code.co_code[frame.f_lasti]]
         if looks and next(checks) == check:
             sys.settrace(None)
+            raised = True
             raise Interrupt
         return trace
 
@@ -393,12 +404,13 @@ def interrupted_at(check, scope):
         with scope:
             random.random()
     except Interrupt:
-        return True
+        pass
     finally:
         sys.settrace(tracer)
-    return False
+    return raised
 
 
+@may_be_swallowed
 @pytest.mark.parametrize("seed", [None, 42, "state"])
 @pytest.mark.parametrize("options", [{}, {"independent": True}, {"sources": NAMES}])
 @pytest.mark.parametrize("depth", [0, 1])
@@ -423,6 +435,7 @@ def test_an_interrupt_anywhere_in_entry_or_exit_leaves_nothing(
         assert unchanged() == before
 
 
+@may_be_swallowed
 def test_an_interrupt_in_the_first_scope_of_all_harms_no_later_one(road, unchanged, monkeypatch):
     """What is found out once and kept is kept whole or not at all."""
     before, check, goes_on = unchanged(), 0, True

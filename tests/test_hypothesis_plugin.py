@@ -13,7 +13,7 @@ pytest.importorskip("hypothesis")
 
 from hypothesis import find, given, settings  # noqa: E402
 
-from rngscope import RNGState, rng_scope  # noqa: E402
+from rngscope import RNGState, hypothesis_plugin, rng_scope  # noqa: E402
 from rngscope.hypothesis_plugin import _TORCH, rng_states, seeds  # noqa: E402
 from rngscope.pytest_plugin import _mersenne  # noqa: E402
 
@@ -304,3 +304,14 @@ def test_drawing_states_moves_no_global_rng():
         before = RNGState.capture()
         find(rng_states(), bool, settings=settings(max_examples=1, database=None))
         assert before == RNGState.capture()
+
+
+@pytest.mark.parametrize("missing", ["numpy_random", "torch_module"])
+def test_states_need_neither_library(monkeypatch, missing):
+    """Law: what is not imported is not drawn from, and not imported."""
+    monkeypatch.setattr(hypothesis_plugin, missing, lambda: None)
+    name = missing.partition("_")[0]
+    with rng_scope(1):
+        before = RNGState.capture()
+        hypothesis_plugin._draw([1, 1, 1], True)
+        assert set(before.differs_from(RNGState.capture())) == set(by_hand.NAMES) - {name}

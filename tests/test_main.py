@@ -28,10 +28,13 @@ LINE = re.compile(r"rngscope: seed \d+( independent)?( \w+=[0-9a-f]{16})+ all=[0
 def start(command, **options):
     """Run a command in which python imports the rngscope under test."""
     path = [str(Path(rngscope.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, path)))
+    # With it no output waits, and its order cannot be wrong.
+    environment.pop("PYTHONUNBUFFERED", None)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run(
         command,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, path))),
+        env=environment,
         text=True,
         timeout=200,
         **options,
@@ -186,6 +189,29 @@ def test_the_self_check_sees_a_lost_gaussian():
     """)
     assert result.returncode == 1
     assert "outer state NOT EXACT" in result.stdout.splitlines()[1]
+
+
+def test_the_self_check_sees_another_bit_generator_with_the_same_state():
+    pytest.importorskip("numpy")
+    result = code("""
+        import sys
+        sys.modules["torch"] = None
+        import numpy.random
+        from rngscope._sources.numpy import NumpySource
+        restore = NumpySource.restore
+
+        def restore_onto_another_object(self, state):
+            restore(self, state)
+            state = numpy.random.get_state(legacy=False)
+            numpy.random.set_bit_generator(numpy.random.MT19937())
+            numpy.random.set_state(state)
+
+        NumpySource.restore = restore_onto_another_object
+        from rngscope.__main__ import main
+        raise SystemExit(main([]))
+    """)
+    assert result.returncode == 1
+    assert "outer state NOT EXACT; seeded draws equal" in result.stdout.splitlines()[2]
 
 
 def test_a_source_that_the_self_check_does_not_know_is_said_so(monkeypatch):
@@ -450,7 +476,7 @@ SHOW = """
     names["__loader__"] = type(__loader__).__name__
     names["__spec__"] = None if __spec__ is None else (__spec__.name, __spec__.origin)
     print(*sorted(names.items()), sep="\\n")
-    print(sys.argv, sys.path[0], sys.modules["__main__"].__dict__ is globals())
+    print(sys.argv, sys.path, sys.modules["__main__"].__dict__ is globals())
     print(__builtins__, __annotations__ if sys.version_info < (3, 14) else "")
 """
 ARGUMENTS = ["a b", "--seed", "3", "-m", "--", "-x"]
@@ -523,6 +549,7 @@ def test_the_package_of_a_module_is_imported_inside_the_scope(script, tmp_path):
         ("raise KeyboardInterrupt", -signal.SIGINT),
         ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT),
         ("import a_module_that_is_missing", 1),
+        ("def f(x: a_name_that_is_missing): pass", 1),
         ("1 +", 1),
         ("def f():\n    g()\ndef g():\n    1 / 0\nf()", 1),
         ("try:\n    1 / 0\nexcept Exception as e:\n    raise OSError('no') from e", 1),

@@ -891,6 +891,37 @@ def test_the_first_draw_from_numpy_is_seen(suite):
     ]
 
 
+@pytest.mark.skipif("torch" not in by_hand.NAMES, reason="needs torch")
+def test_accelerators_are_watched_once_they_have_started(suite, monkeypatch):
+    """Law: a started accelerator is a source like the others; its start is no move."""
+    suite.write(
+        """
+import torch
+from simulated_cuda import simulated_cuda
+
+@pytest.fixture(scope="module", autouse=True)
+def cuda():
+    with simulated_cuda(2) as accelerator:
+        yield accelerator
+
+def test_queue():
+    torch.cuda.manual_seed_all(1)
+
+def test_start(cuda):
+    cuda.start()
+
+def test_draw(cuda):
+    torch.rand(1, generator=cuda.generators[1])
+
+def test_nothing():
+    pass
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(by_hand.__file__), prepend=os.pathsep)
+    suite.notes("--rng-leaks=warn", passed=4)
+    assert summary(suite.result) == ["test_it.py::test_draw: call: moved 'cuda'"]
+
+
 NEVER_LEFT = """
 from rngscope import rng_scope
 
@@ -1098,6 +1129,14 @@ def test_workers_of_xdist_have_the_same_seed(suite):
     suite.result.stdout.fnmatch_lines(
         ["rngscope: --rng-seed=7 --rng-leaks=warn", "repeat it: * --rng-seed=7 --rng-leaks=warn"]
     )
+
+
+def test_without_a_seed_the_workers_of_xdist_only_watch(suite):
+    """Law: with --rng-leaks alone, workers report to the controller's summary."""
+    pytest.importorskip("xdist")
+    suite.write(LEAKS)
+    suite.notes("--rng-leaks=warn", "-n", "2", plugins=["xdist"], passed=5)
+    assert set(FOUND) <= set(summary(suite.result))
 
 
 def test_a_drawn_seed_reaches_the_workers_of_xdist(suite):
@@ -1385,3 +1424,10 @@ def test_the_seeder_outside_of_tests_only_seeds(monkeypatch):
     run.test = None
     seed_from_pytest_randomly(1)
     assert calls == []
+
+
+def test_what_never_began_ends_without_harm():
+    """Law: a fixture whose streams could not be taken up has none to put aside."""
+    run = SimpleNamespace(running=["another"], leaks="warn")
+    pytest_plugin._Stretch(run, "fixture").end(is_last=True)
+    assert run.running == ["another"]

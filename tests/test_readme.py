@@ -79,12 +79,17 @@ def run_session(text, folder):
 
 
 def run_python(text, folder):
-    """Run tests under pytest; keep a file whose name the first line tells."""
+    """Run tests under pytest, and what asserts as it is; compile a file that has a name."""
     require(text)
     if named := re.match(r"# (\w+\.py)\n", text):
         compile(text, named[1], "exec")
         return
-    assert "def test_" in text, "an example without output must be a test or a file"
+    if "def test_" not in text:
+        assert re.search("^assert ", text, re.M), "an example must check something, or be a file"
+        (folder / "example.py").write_text(text)
+        status, output = python("example.py", cwd=folder)
+        assert status == 0, output
+        return
     (folder / "test_example.py").write_text(text)
     plugins = ["-p", "no:randomly", "-p", "no:cacheprovider"]
     status, output = python("-m", "pytest", *plugins, cwd=folder)

@@ -441,13 +441,16 @@ def interrupted(step, at, files):
         if code.co_filename not in files:
             return None
         frame.f_trace_opcodes = True
+        if event == "call":
+            previous[frame] = "RESUME"
         if event == "opcode":
             name = dis.opname[code.co_code[frame.f_lasti]]
             last = previous.get(frame)
             previous[frame] = name
-            # The start of __exit__ itself is not protected, which is documented.
-            is_start = last == "RESUME" and code.co_name == "__exit__"
-            if last in looks and not is_start:
+            # The start of what the interpreter calls as __exit__ is not protected, which is
+            # documented.
+            is_start = last == "RESUME" and frame.f_back.f_code.co_filename not in files
+            if last in looks and not (is_start and code.co_name in ("__exit__", "leave")):
                 seen += 1
                 if seen == at:
                     raise KeyboardInterrupt
@@ -465,8 +468,9 @@ def interrupted(step, at, files):
     return False
 
 
+@pytest.mark.parametrize("decorated", [False, True])
 @pytest.mark.parametrize("nesting", ["alone", "direct", "through a scope"])
-def test_an_interrupt_anywhere_in_a_use_leaves_the_program_as_it_was(nesting):
+def test_an_interrupt_anywhere_in_a_use_leaves_the_program_as_it_was(nesting, decorated):
     """Law 1: at every point where a signal can come, on entry and on exit of a use."""
     files = {stream_module.__file__}
     cache_gaussians()
@@ -478,6 +482,8 @@ def test_an_interrupt_anywhere_in_a_use_leaves_the_program_as_it_was(nesting):
             with stream:
                 random.random()
 
+        if decorated:
+            step = stream(random.random)
         with stream if nesting != "alone" else contextlib.nullcontext():
             with rng_scope(7) if nesting == "through a scope" else contextlib.nullcontext():
                 was_interrupted = interrupted(step, at, files)

@@ -660,8 +660,7 @@ def test_whatever_is_done_to_a_body_its_stream_is_active_inside(scenario, unchan
     assert drawn == expected("python", 42, len(drawn)) != []
 
 
-@each_kind
-def test_what_passes_through_a_body_is_not_kept(kind, unchanged):
+def test_what_passes_through_a_body_is_not_kept(unchanged):
     """Values, arguments and errors end when both sides have dropped them."""
 
     class Thing(Exception):
