@@ -527,6 +527,32 @@ def test_threads_that_draw_while_scopes_open_and_close_do_not_crash(road):
     assert public_states() == before
 
 
+@pytest.mark.skipif("numpy" not in NAMES, reason="needs numpy")
+def test_a_scope_waits_for_an_array_that_is_drawn_without_the_gil(unchanged):
+    """NumPy's lock is held meanwhile: neither the array nor the state is torn."""
+    import numpy as np
+
+    size, drawn = 5_000_000, []
+    lock = np.random.get_bit_generator().lock
+    wanted = np.random.RandomState(98)
+    wanted.standard_normal()
+    wanted = wanted.standard_normal(size)
+
+    def draw_big():
+        drawn.append(np.random.standard_normal(size))
+
+    with rng_scope():
+        thread = threading.Thread(target=draw_big)
+        thread.start()
+        while thread.is_alive() and lock.acquire(blocking=False):
+            lock.release()
+            time.sleep(0)
+        with rng_scope(42):
+            assert draw("numpy") == expected("numpy", 42)[0]
+        thread.join()
+    assert (drawn[0] == wanted).all()
+
+
 def test_scopes_of_many_threads_at_once_end_with_the_outer_state(road, unchanged):
     """Law 5 in short: in whatever order they are left, the last one puts the first state back."""
     barrier = threading.Barrier(4)
