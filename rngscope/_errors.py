@@ -16,6 +16,10 @@ def raise_together(message: str, errors: list[BaseException]) -> None:
 def warn_caller(message: str) -> None:
     """Warn with the line of the program that called the package, however deep we are."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("rngscope."):
+    while frame.f_back is not None and _is_ours(frame.f_globals):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, RuntimeWarning, stacklevel=level)
+
+
+def _is_ours(names: dict[str, object]) -> bool:
+    return str(names.get("__name__", "")).startswith("rngscope.")

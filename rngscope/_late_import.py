@@ -54,12 +54,24 @@ def _look_for(library: str) -> None:
 class _Finder:
     """A finder that only listens."""
 
+    #: So that two finders of this kind do not ask each other for ever.
+    is_asking = False
+
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name not in pending:
+        if name not in pending or self.is_asking:
             return None
-        for finder in sys.meta_path:
+        self.is_asking = True
+        try:
+            return self._ask_the_others(name, path, target)
+        finally:
+            self.is_asking = False
+
+    def _ask_the_others(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> ModuleSpec | None:
+        for finder in tuple(sys.meta_path):
             find_spec = getattr(finder, "find_spec", None)
             if finder is self or find_spec is None:
                 continue
@@ -76,12 +88,17 @@ def _listen(loader: Any, library: str) -> None:
     On the loader object itself, and only until then: a loader of our own would stay visible
     as the module's ``__loader__``.
     """
-    run = loader.exec_module
+    run = getattr(loader, "exec_module", None)
+    if run is None:
+        # A namespace package, which is not the library.
+        return
 
     def run_and_tell(module: ModuleType) -> None:
         run(module)
         if module.__name__ == library:
             loader.__dict__.pop("exec_module", None)
+            # The import system says so itself only after this, and we are asked before.
+            module.__spec__._initializing = False  # type: ignore[union-attr]
             _look_for(library)
 
     try:

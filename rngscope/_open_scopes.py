@@ -34,6 +34,9 @@ lock = RLock()
 #: The open scopes, in the order in which they were entered.
 scopes: list[OpenScope] = []
 
+#: Scopes that were to be left in the middle of another one's entry or exit.
+_deferred: list[OpenScope] = []
+
 
 def keep_out_of_graphs(function: Any) -> None:
     """Have ``torch.compile`` break the graph here, which needs no import of torch.
@@ -67,6 +70,7 @@ class OpenScope:
         "start",
         "position",
         "inner",
+        "dropped",
         "function",
         "code",
         "instruction",
@@ -100,6 +104,8 @@ class OpenScope:
         self.position: dict[Any, Any] | None = None
         #: The scopes that were put aside with it.
         self.inner: tuple[OpenScope, ...] = ()
+        #: Sources that a forked child does not put back, although their stream goes on.
+        self.dropped: tuple[Source, ...] = ()
         #: The function whose calls run in it, if it was made by a decorator.
         self.function = function
 
@@ -142,6 +148,8 @@ class OpenScope:
         except BaseException as error:
             self._close_after(error)
             raise
+        if _deferred:
+            leave_deferred()
         return self
 
     def take_up(self) -> None:
@@ -186,6 +194,8 @@ class OpenScope:
             BaseException: whatever kept a source from being restored, after all others
                 were; several in a group.
         """
+        if scopes and scopes[-1] is not self and self.is_not_its_turn():
+            return
         crossed = None
         try:
             with lock:
@@ -211,11 +221,24 @@ class OpenScope:
             raise
         if crossed is not None:
             self._warn_of_order(crossed)
+        if _deferred:
+            leave_deferred()
 
     __exit__ = leave
 
     keep_out_of_graphs(__enter__)
     keep_out_of_graphs(leave)
+
+    def is_not_its_turn(self) -> bool:
+        """Tell whether this thread is in the middle of another scope's entry or exit.
+
+        So it is when a finalizer or a signal handler ends a scope just then. This one will be
+        left after that.
+        """
+        if not scopes or scopes[-1] is self or not lock._is_owned():  # type: ignore[attr-defined]
+            return False
+        _deferred.append(self)
+        return True
 
     def put_aside(self) -> None:
         """Leave, and remember in ``position`` where the stream stopped.
@@ -239,10 +262,15 @@ class OpenScope:
                         source.restore(state)
                 else:
                     self.position = {s.identity: self.exchange(s, state) for s, state in found}
+                self.position.update(self._take_dropped())
                 self._close()
         except BaseException as error:
             self._close_after(error)
             raise
+
+    def _take_dropped(self) -> dict[Any, Any]:
+        dropped, self.dropped = self.dropped, ()
+        return {source.identity: source.save() for source in dropped}
 
     def _put_inner_aside(self) -> None:
         above = scopes[scopes.index(self) + 1 :]
@@ -363,13 +391,15 @@ class OpenScope:
             # Bodies that are still suspended end in any order, and nobody draws any more.
             return
         warn_caller(
-            f"{self} was left while another one was still open above it: {crossed}; their "
+            f"{self.describe()} was left while another one was still open above it: "
+            f"{crossed.describe()}; their "
             f"draws came from one stream. Leave scopes in the reverse order of their entry. In "
             f"a coroutine or generator, decorate the function with @seeded(...) instead of "
             f"opening a scope in it: the decorator puts the scope aside at each suspension"
         )
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """Tell where the scope was opened, and by whom."""
         who = f"task {self.task!r}" if self.task else f"thread {_thread_name(self.thread)!r}"
         if self.function is not None:
             return f"the scope of {_describe(self.function)} by {who}"
@@ -385,6 +415,12 @@ class OpenScope:
         )
         source_line = linecache.getline(self.code.co_filename, line or 0).strip()
         return f"the scope opened at {self.code.co_filename}:{line} ({source_line}) by {who}"
+
+
+def leave_deferred() -> None:
+    """Leave the scopes whose turn has come."""
+    while _deferred and not lock._is_owned():  # type: ignore[attr-defined]
+        _deferred.pop(0).leave()
 
 
 def take_up_what_appeared(library: str) -> None:
@@ -411,11 +447,11 @@ def take_up_what_appeared(library: str) -> None:
 def running_loop() -> Any:
     """Return asyncio's loop in this thread; None while asyncio is not even imported."""
     global running_loop
-    asyncio = sys.modules.get("asyncio.events")
-    if asyncio is None:
+    find = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
+    if find is None:
         return None
-    running_loop = asyncio._get_running_loop
-    return running_loop()
+    running_loop = find
+    return find()
 
 
 def _task_name() -> str | None:
@@ -449,6 +485,7 @@ def _forget_other_threads() -> None:
         found = list(zip(scope.covered, scope.saved or ()))
         if scope.thread == me:
             kept = [pair for pair in found if not pair[0].keeps_fresh_seed_after_fork]
+            scope.dropped = tuple(s for s in scope.covered if s.keeps_fresh_seed_after_fork)
             scope.covered = tuple(source for source, _ in kept)
             scope.saved = [state for _, state in kept]
             continue

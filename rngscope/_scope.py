@@ -76,7 +76,7 @@ class rng_scope(OpenScope):
         else:
             _, self.seed, _, self.replayed, self.begins_anyhow = self.values_with(seed)
         self.saved = self.start = self.position = None
-        self.inner = ()
+        self.inner = self.dropped = ()
         self.function = None
 
     @property

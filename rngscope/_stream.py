@@ -6,7 +6,13 @@ import sys
 from _thread import get_ident
 
 from rngscope._errors import raise_together
-from rngscope._open_scopes import OpenScope, keep_out_of_graphs, lock, scopes
+from rngscope._open_scopes import (
+    OpenScope,
+    keep_out_of_graphs,
+    leave_deferred,
+    lock,
+    scopes,
+)
 from rngscope._scope import rng_scope
 from rngscope._seeds import check_seed, short_repr
 from rngscope._state import dump_sources, load_sources, seal, unseal
@@ -91,11 +97,13 @@ class RNGStream:
             use._stop_after(error)
             raise
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: object = None, error: object = None, traceback: object = None, /
+    ) -> None:
         use = None
         try:
             use = self._use_of(sys._getframe(1).f_code)
-            use.leave(*error)
+            use.leave()
         except BaseException:
             if use is None and sys.is_finalizing():
                 # A body that is still suspended at the end of the program.
@@ -105,7 +113,7 @@ class RNGStream:
             if use is None and self._latest() is not None:
                 use = self._use_of(sys._getframe(1).f_code)
             if use is not None and use.saved is not None:
-                use.leave(*error)
+                use.leave()
             raise
 
     keep_out_of_graphs(__enter__)
@@ -248,15 +256,20 @@ class _Use(OpenScope):
                 if caller is not None:
                     self.code, self.instruction = caller.f_code, caller.f_lasti
                 stream._open.append(self)
+            leave_deferred()
         except BaseException as error:
-            self._close_after(error)
+            self._stop_after(error)
             raise
         return self
 
-    def leave(self, *error: object) -> None:
+    def leave(
+        self, kind: object = None, error: object = None, traceback: object = None, /
+    ) -> None:
         """Keep where the stream stands, and put every source back."""
         crossed = None
         try:
+            if self.is_not_its_turn():
+                return
             with lock:
                 if self.saved is not None:
                     if scopes[-1] is not self:
@@ -269,6 +282,7 @@ class _Use(OpenScope):
             raise
         if crossed is not None and not sys.is_finalizing():
             self._warn_of_order(crossed)
+        leave_deferred()
 
     __exit__ = leave
 
@@ -336,6 +350,7 @@ class _Use(OpenScope):
                 except Exception as error:
                     # One source that fails must not keep the others from being kept.
                     errors.append(error)
+            position.update(self._take_dropped())
         self.position = {}
         return errors
 

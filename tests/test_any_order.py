@@ -322,7 +322,7 @@ def test_a_scope_that_was_taken_up_names_the_line_that_opened_it(unchanged):
     next(made)
     line = body.__wrapped__.__code__.co_firstlineno
     for index, scope in enumerate(held):
-        assert f"{__file__}:{line + 2 + 2 * index} (held.append(" in str(scope)
+        assert f"{__file__}:{line + 2 + 2 * index} (held.append(" in scope.describe()
     for scope in reversed(held):
         scope.__exit__(None, None, None)
     made.close()

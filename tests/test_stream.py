@@ -478,12 +478,11 @@ def test_an_interrupt_anywhere_in_a_use_leaves_the_program_as_it_was(nesting, de
     for at in range(1, 10_000):
         stream = RNGStream(42)
 
-        def step(stream=stream):
+        def block(stream=stream):
             with stream:
                 random.random()
 
-        if decorated:
-            step = stream(random.random)
+        step = stream(random.random) if decorated else block
         with stream if nesting != "alone" else contextlib.nullcontext():
             with rng_scope(7) if nesting == "through a scope" else contextlib.nullcontext():
                 was_interrupted = interrupted(step, at, files)

@@ -32,20 +32,20 @@ class DeterminismSource:
         """Return nothing: these are switches, they have no stream."""
 
     def save(self) -> Any:
-        torch = sys.modules["torch"]
+        torch_c = sys.modules["torch"]._C
         inductor = sys.modules.get("torch._inductor.config")
         return (
-            torch._C._get_deterministic_algorithms(),
-            torch._C._get_deterministic_algorithms_warn_only(),
-            torch._C._get_cudnn_deterministic(),
-            torch._C._get_cudnn_benchmark(),
+            torch_c,
+            torch_c._get_deterministic_algorithms(),
+            torch_c._get_deterministic_algorithms_warn_only(),
+            torch_c._get_cudnn_deterministic(),
+            torch_c._get_cudnn_benchmark(),
             getattr(inductor, "deterministic", None),
             os.environ.get(_WORKSPACE),
         )
 
     def restore(self, state: Any) -> None:
-        torch_c = sys.modules["torch"]._C
-        mode, warn_only, deterministic, benchmark, inductor_mode, workspace = state
+        torch_c, mode, warn_only, deterministic, benchmark, inductor_mode, workspace = state
         # Not torch.use_deterministic_algorithms: it imports 800 modules.
         torch_c._set_deterministic_algorithms(mode, warn_only=warn_only)
         torch_c._set_cudnn_deterministic(deterministic)
@@ -64,4 +64,6 @@ class DeterminismSource:
         self.seed(seed, independent)
 
     def seed(self, seed: int, independent: bool) -> None:
-        self.restore((True, False, True, False, True, os.environ.get(_WORKSPACE, ":4096:8")))
+        torch_c = sys.modules["torch"]._C
+        workspace = os.environ.get(_WORKSPACE, ":4096:8")
+        self.restore((torch_c, True, False, True, False, True, workspace))

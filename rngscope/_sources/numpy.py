@@ -8,7 +8,8 @@ from _thread import RLock
 
 from rngscope._seeds import short_repr, source_seed
 from rngscope._sources import memory
-from rngscope._sources.patient_lock import PatientLock
+from rngscope._sources.imported import imported
+from rngscope._sources.patient_lock import PATIENCE, PatientLock
 from rngscope._sources.plain import (
     WORDS,
     check_gauss,
@@ -60,9 +61,13 @@ class NumpySource:
         if views is None:
             module = sys.modules["numpy.random"]
             return module.get_bit_generator(), module.get_state(legacy=False)
-        # NumPy draws arrays without the GIL, under this lock.
-        with views.lock:
+        lock = views.lock
+        try:
+            lock.acquire(True, PATIENCE)
             return views.bit_generator, bytes(views.words), bytes(views.gauss)
+        finally:
+            if lock._is_owned():
+                lock.release()
 
     def capture(self) -> Any:
         if numpy_random() is None:
@@ -79,8 +84,7 @@ class NumpySource:
             and views is not None
             and views.global_state._bit_generator is bit_generator is views.bit_generator
         ):
-            with views.lock:
-                _, views.words[:], views.gauss[:] = state
+            views.write(state[1], state[2])
             return
         # The object first: its words mean nothing to a bit generator of another type. To
         # install the same object again also drops a cached Gaussian.
@@ -101,8 +105,7 @@ class NumpySource:
         if views is None or len(state) != 3:
             sys.modules["numpy.random"].set_state(as_fields(state))
             return
-        with views.lock:
-            _, views.words[:], views.gauss[:] = state
+        views.write(state[1], state[2])
 
     def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
         views = self._views
@@ -113,10 +116,15 @@ class NumpySource:
         if independent:
             seed = source_seed(seed, self.name)
         words = self._images.get(seed) or self._words_of(seed, views)
-        with views.lock:
+        lock = views.lock
+        try:
+            lock.acquire(True, PATIENCE)
             saved.append((views.bit_generator, bytes(views.words), bytes(views.gauss)))
             views.words[:] = words
             views.gauss[:] = _NO_GAUSS
+        finally:
+            if lock._is_owned():
+                lock.release()
 
     def seed(self, seed: int, independent: bool) -> None:
         if independent:
@@ -129,9 +137,7 @@ class NumpySource:
             module.set_state(self._seeded_by_hand(seed, module.get_bit_generator()))
             return
         words = self._images.get(seed) or self._words_of(seed, views)
-        with views.lock:
-            views.words[:] = words
-            views.gauss[:] = _NO_GAUSS
+        views.write(words, _NO_GAUSS)
 
     def _seeded_by_hand(self, seed: int, bit_generator: Any) -> Any:
         """Return the state that ``numpy.random.seed()`` gives this bit generator."""
@@ -141,12 +147,17 @@ class NumpySource:
         self._views.scratch.seed(numpy_seed(seed))
         return self._views.scratch._bit_generator.state
 
-    def _words_of(self, seed: int, views: _Views) -> bytes | memoryview:
+    def _words_of(self, seed: int, views: _Views) -> bytes:
         # On a scratch object: numpy.random.seed() forgets the seed_seq of the global one.
-        views.seed_scratch(numpy_seed(seed))
-        if not self._images.wants(seed):
-            return views.scratch_words
-        words = self._images[seed] = bytes(views.scratch_words)
+        while True:
+            views.scratch_seed = seed
+            views.seed_scratch(numpy_seed(seed))
+            words = bytes(views.scratch_words)
+            # A signal handler may have opened a scope of its own in between.
+            if views.scratch_seed == seed:
+                break
+        if self._images.wants(seed):
+            self._images[seed] = words
         return words
 
     def _open_views(self) -> _Views | None:
@@ -172,10 +183,9 @@ class NumpySource:
 
 
 def numpy_random() -> ModuleType | None:
-    """Return ``numpy.random`` once its import has brought the generators."""
+    """Return ``numpy.random`` once it is imported."""
     # Through sys.modules: when its import completes, it is no attribute of numpy yet.
-    module = sys.modules.get("numpy.random")
-    return module if module is not None and "set_bit_generator" in module.__dict__ else None
+    return imported("numpy.random", "set_bit_generator")
 
 
 class _Views:
@@ -192,6 +202,7 @@ class _Views:
         "scratch",
         "scratch_words",
         "seed_scratch",
+        "scratch_seed",
     )
 
     def __init__(self, module: ModuleType) -> None:
@@ -201,6 +212,7 @@ class _Views:
         self.scratch_words = _view_words(self.scratch._bit_generator)
         # What RandomState.seed calls after a look at the type of its bit generator.
         self.seed_scratch = self.scratch._bit_generator._legacy_seeding
+        self.scratch_seed = 0
         self.offset = memory.may_be_fast() and _find_gauss(self.scratch)
         #: The MT19937 that ``words`` and ``lock`` belong to.
         self.bit_generator: Any = None
@@ -214,9 +226,22 @@ class _Views:
         state = self.global_state
         self.gauss = memory.view_memory(state, id(state) + self.offset, _GAUSS.size)
         lock = bit_generator.lock
-        self.lock = lock if isinstance(lock, _REENTRANT) else PatientLock(lock)
+        self.lock: Any = lock if isinstance(lock, _REENTRANT) else PatientLock(lock)
         self.bit_generator = bit_generator
         return True
+
+    def write(self, words: bytes, gauss: bytes) -> None:
+        # NumPy draws arrays without the GIL, under this lock. It may be held by a thread that
+        # waits for us: numpy.random.shuffle runs a list's own code. Not a with statement,
+        # which takes twice the time; no interrupt comes between acquire and its effect.
+        lock = self.lock
+        try:
+            lock.acquire(True, PATIENCE)
+            self.words[:] = words
+            self.gauss[:] = gauss
+        finally:
+            if lock._is_owned():
+                lock.release()
 
 
 def _view_words(bit_generator: Any) -> memoryview:

@@ -73,11 +73,20 @@ class PythonSource:
         if image is not None:
             self.restore(image)
             return
+        if self._images.wants(seed):
+            # Of a generator of its own: other threads may draw from the global one meanwhile.
+            scratch = random.Random(seed)
+            view = self._view
+            self._images[seed] = image = (
+                (bytes(view_of(scratch)), None)
+                if isinstance(view, memoryview)
+                else scratch.getstate()
+            )
+            self.restore(image)
+            return
         # Not random.seed(): it does the same, but looks at the type of the seed before.
         _SEED(_GLOBAL, seed)
         _GLOBAL.gauss_next = None  # type: ignore[attr-defined]
-        if self._images.wants(seed):
-            self._images[seed] = self.save()
 
     def _open_view(self) -> memoryview | bool:
         self._view = view = memory.may_be_fast() and _check_layout() and view_of(_GLOBAL)

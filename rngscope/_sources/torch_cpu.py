@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 
 from rngscope._errors import warn_caller
 from rngscope._seeds import source_seed
+from rngscope._sources.imported import imported
 from rngscope._sources.memory import SeedImages
-from rngscope._sources.plain import check_keys, load_hex
+from rngscope._sources.plain import WORDS, check_keys, load_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
+
+
+#: The seed, the words left and whether seeded (int32), the next word; the words, 8 bytes each.
+_STATE = struct.Struct(f"=QiiQ{WORDS}Q")
+_STATE_BYTES = 5056
 
 
 class TorchSource:
@@ -79,11 +86,15 @@ class TorchSource:
         if image is not None:
             self._generator.set_state(image)
             return
+        if self._images.wants(seed):
+            # Of a generator of its own: other threads may draw from the global one meanwhile.
+            scratch = sys.modules["torch"].Generator()
+            self._images[seed] = image = scratch.manual_seed(seed).get_state()
+            self._generator.set_state(image)
+            return
         # Not torch.manual_seed: it also queues a seed for every accelerator that has not
         # started, each with a formatted stack.
         self._generator.manual_seed(seed)
-        if self._images.wants(seed):
-            self._images[seed] = self._generator.get_state()
 
     def check(self, state: Any) -> None:
         """Refuse bytes that were loaded before torch was there to check them."""
@@ -110,9 +121,8 @@ def _warn_of_recording() -> None:
 
 
 def torch_module() -> ModuleType | None:
-    """Return torch once its import has brought the generators."""
-    torch = sys.modules.get("torch")
-    return torch if torch is not None and "default_generator" in torch.__dict__ else None
+    """Return torch once it is imported."""
+    return imported("torch", "default_generator")
 
 
 def load_torch_state(fields: Any, where: str) -> bytes:
@@ -125,7 +135,19 @@ def load_torch_state(fields: Any, where: str) -> bytes:
 
 
 def check_torch_state(data: bytes, where: str) -> None:
-    """Refuse bytes that torch itself does not take for the state of a CPU generator."""
+    """Refuse bytes that are not the state of a CPU generator.
+
+    torch looks at some fields only. What is here of the layout, the fields at its beginning
+    and the words of the Mersenne Twister, is that of ``CPUGeneratorImplStateLegacy``, which
+    torch keeps for old states; a torch with another layout checks alone.
+    """
+    if len(data) == _STATE_BYTES:
+        _, left, is_seeded, following, *words = _STATE.unpack_from(data)
+        is_position = left + following == WORDS + 1 or (left, following) == (1, 0)
+        if not (is_seeded == 1 and 1 <= left <= WORDS and is_position):
+            raise ValueError(f"{where} is no state of a CPU generator: its position cannot be")
+        if max(words) >= 2**32 or not (words[0] & 0x80000000 or any(words[1:])):
+            raise ValueError(f"{where} is no state of a CPU generator: its words cannot be")
     try:
         set_generator(sys.modules["torch"].Generator(), data, where)
     except RuntimeError as error:

@@ -1,0 +1,14 @@
+"""A pytest plugin for the project's own tests, which move the global RNGs on purpose.
+
+Each runs in a scope of its own, so that ``--rng-leaks=error`` shows whether anything gets out.
+"""
+
+import pytest
+
+from rngscope import rng_scope
+
+
+@pytest.fixture(autouse=True)
+def scope_around_the_test():
+    with rng_scope():
+        yield
