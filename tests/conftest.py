@@ -41,8 +41,8 @@ def public_states():
 def unchanged():
     """Check after the test that every source is what it was, and that it left no scope open.
 
-    Before it none is open, but under --rng-seed that of the test. Every source begins with a cached Gaussian, so that losing one shows. Returns the
-    function of ``public_states``.
+    Before it none is open, but under --rng-seed that of the test. Every source begins with a
+    cached Gaussian, so that losing one shows. Returns the function of ``public_states``.
     """
     load_libraries()
     cache_gaussians()

@@ -502,6 +502,65 @@ def test_an_interrupt_anywhere_in_a_use_leaves_the_program_as_it_was(nesting, de
     pytest.fail("it never ended")
 
 
+@pytest.mark.parametrize("where", ["_use_of", "leave"])
+def test_an_exit_that_is_interrupted_before_it_began_is_made_up_for(
+    where, stream, monkeypatch, unchanged
+):
+    """The same as above for the very start of an exit: the use ends, the interrupt comes through."""
+    owner = RNGStream if where == "_use_of" else stream_module._Use
+    real, calls = getattr(owner, where), []
+
+    def interrupted_once(*arguments):
+        calls.append(where)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, where, interrupted_once)
+    with pytest.raises(KeyboardInterrupt), stream:
+        first = draw("python")
+    assert _open_scopes.scopes == [] and len(calls) == 2
+    with stream:
+        assert [first, draw("python")] == expected("python", 42, 2)
+
+
+def test_a_use_that_ends_in_the_middle_of_another_entry_waits_for_it(stream, unchanged):
+    """As when a finalizer ends it just then: it is left as soon as the other is done."""
+    with pytest.warns(RuntimeWarning, match="left while another one was still open"):
+        stream.__enter__()
+        drawn = [draw("python")]
+        with rng_scope(8):
+            # The lock is held while a scope is entered or left.
+            with _open_scopes.lock:
+                stream.__exit__(None, None, None)
+            assert len(_open_scopes.scopes) == 2
+            with rng_scope(9):
+                assert len(_open_scopes.scopes) == 2
+            assert draw("python") == expected("python", 8)[0]
+    with stream:
+        drawn.append(draw("python"))
+    assert drawn == expected("python", 42, 2)
+
+
+def test_a_body_that_cannot_be_taken_up_ends_its_use(stream, monkeypatch, unchanged):
+    """A source fails when a suspended body goes on: the error comes out, and all is put back."""
+
+    @stream
+    def body():
+        yield draw("python")
+
+    def refuse():
+        raise Refusal
+
+    suspended = body()
+    first = next(suspended)
+    with pytest.raises(Refusal), monkeypatch.context() as patch:
+        patch.setattr(_open_scopes.present(stream._template.sources)[-1], "save", refuse)
+        next(suspended)
+    with stream:
+        assert [first, draw("python")] == expected("python", 42, 2)
+
+
 # Decorated ---------------------------------------------------------------------------------
 
 
