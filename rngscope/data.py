@@ -32,8 +32,8 @@ def _forget_other_threads() -> None:
     _one_item_at_a_time = RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_other_threads)
+# Where there is no fork there is nothing to register.
+getattr(os, "register_at_fork", dict)(after_in_child=_forget_other_threads)
 
 
 class per_item:

@@ -14,7 +14,7 @@ import pytest
 from by_hand import NAMES, cache_gaussians, draw, expected, load_libraries, public_states
 from conftest import take_road
 
-from rngscope import RNGState, _sources, rng_scope
+from rngscope import RNGState, _open_scopes, _sources, rng_scope
 from rngscope._open_scopes import scopes
 from rngscope._sources import SOURCES
 
@@ -50,6 +50,15 @@ def breaks(monkeypatch):
         monkeypatch.setattr(source, verb, broken)
 
     return break_verb
+
+
+def locks_are_free():
+    """Tell whether no lock is left behind, neither ours nor NumPy's."""
+    locks = [_open_scopes.lock]
+    if "numpy" in NAMES:
+        locks.append(sys.modules["numpy.random"].get_bit_generator().lock)
+    # Older NumPys have plain locks, which say it in another word.
+    return not any(getattr(lock, "_is_owned", getattr(lock, "locked", bool))() for lock in locks)
 
 
 def moved_between(before, after):
@@ -322,7 +331,7 @@ def at_most(allowed, rounds, body, longest):
     counts = []
     while not counts or (counts[-1] > allowed and len(counts) < 5):
         leaks, unexplained = interrupted(rounds, body, longest)
-        assert not unexplained
+        assert not unexplained and locks_are_free()
         counts.append(leaks)
     assert counts[-1] <= allowed, counts
 
@@ -427,7 +436,7 @@ def test_an_interrupt_anywhere_in_entry_or_exit_leaves_nothing(
         check = 0
         while interrupted_at(check, scope):
             assert moved_between(before, unchanged()) == [], check
-            assert len(scopes) == below, check
+            assert len(scopes) == below and locks_are_free(), check
             check += 1
         assert check > 10
         with scope:
@@ -444,6 +453,7 @@ def test_an_interrupt_in_the_first_scope_of_all_harms_no_later_one(road, unchang
         monkeypatch.setattr(_sources, "_present", ())
         monkeypatch.setattr(_sources, "_lengths", (-1, -1))
         goes_on = interrupted_at(check, rng_scope(42))
+        assert locks_are_free(), check
         assert moved_between(before, unchanged()) == [], check
         for _ in range(3):
             with rng_scope(42):

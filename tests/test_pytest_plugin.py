@@ -222,10 +222,14 @@ def test_order_and_selection_do_not_matter(suite):
 def test_random_draws_a_seed_that_the_header_shows(suite):
     """Law: with 'random', the header is the flag that reproduces the run; runs differ."""
     suite.write(THREE)
+    # To draw the seed moves no RNG of the program.
+    (suite.path / "conftest.py").write_text(CONFTEST + "\nrandom.seed(5)\n")
     first = suite.notes("--rng-seed=random", passed=3)
+    outer = suite.between
     flag = next(line for line in suite.result.outlines if line.startswith("rngscope:"))
     assert flag.startswith("rngscope: --rng-seed=") and flag.rpartition("=")[2].isdigit()
     assert suite.notes(flag.removeprefix("rngscope: "), passed=3) == first
+    assert suite.between == outer
     assert suite.notes("--rng-seed=random", passed=3)["a"] != first["a"]
 
 
@@ -731,6 +735,39 @@ def test_leaks_are_listed_by_test_fixture_phase_and_source(suite, flags):
     assert summary(suite.result) == sorted(FOUND)
 
 
+def test_a_fixture_that_draws_before_it_asks_for_a_wide_one_is_blamed_for_its_own_draw(suite):
+    """Law: each draw belongs to the innermost test or fixture that ran then."""
+    suite.write(
+        """
+@pytest.fixture(scope="module")
+def wide():
+    pass
+
+@pytest.fixture(scope="module")
+def draws():
+    random.random()
+
+@pytest.fixture
+def first(request):
+    random.random()
+    request.getfixturevalue("wide")
+
+@pytest.fixture
+def second(request):
+    request.getfixturevalue("draws")
+    random.seed(1)
+
+def test_it(first, second):
+    pass
+"""
+    )
+    assert summary(suite.run("--rng-leaks=warn")) == [
+        "module fixture 'draws' of test_it.py: set-up: drew from 'python'",
+        "test_it.py::test_it: fixture 'first': set-up: drew from 'python'",
+        "test_it.py::test_it: fixture 'second': set-up: re-seeded 'python'",
+    ]
+
+
 def test_leaks_fail_the_test_with_error(suite):
     """Law: 'error' fails each phase that moved an RNG, with the words of the summary."""
     suite.write(LEAKS)
@@ -830,6 +867,29 @@ def test_a_draw_is_told_from_a_new_seed_where_the_state_shows_it(name, verb, tex
         )
         moved = {name: (start._sources[name], RNGState.capture()._sources[name])}
     assert pytest_plugin._describe(moved) == f"{verb} {name!r}"
+
+
+@pytest.mark.skipif("torch" not in by_hand.NAMES, reason="needs torch")
+def test_torch_keeps_the_seed_that_it_drew_from_since():
+    """Law: torch's state holds its seed, so a new one shows after draws as well."""
+    with rng_scope(3):
+        before = RNGState.capture()
+        by_hand.seed_library("torch", 5)
+        draw_words("torch", 1)
+        moved = {"torch": (before._sources["torch"], RNGState.capture()._sources["torch"])}
+    assert pytest_plugin._describe(moved) == "re-seeded 'torch'"
+
+
+def test_one_state_in_two_forms_has_not_moved(road):
+    """Law: what counts is the state, not whether it came from memory or a public call."""
+    by_value = RNGState.from_state_dict(RNGState.capture(sources=["python"]).state_dict())
+    by_memory = RNGState.capture(sources=["python"])
+    states = [state._sources["python"] for state in (by_value, by_memory)]
+    assert not pytest_plugin._has_moved("python", *states)
+    random.random()
+    moved = RNGState.capture(sources=["python"])._sources["python"]
+    assert pytest_plugin._has_moved("python", states[0], moved)
+    by_memory.restore()
 
 
 def test_what_an_accelerator_did_is_told_by_its_seed_and_offset():
@@ -1129,6 +1189,14 @@ def test_workers_of_xdist_have_the_same_seed(suite):
     suite.result.stdout.fnmatch_lines(
         ["rngscope: --rng-seed=7 --rng-leaks=warn", "repeat it: * --rng-seed=7 --rng-leaks=warn"]
     )
+
+
+@pytest.mark.parametrize("groups, name", [([], "a.py::t[x@y]"), (["y"], "a.py::t")])
+def test_the_group_that_xdist_appends_is_no_part_of_the_name(groups, name):
+    """Law: where xdist writes the group behind the node id, the seed is that of the id alone."""
+    nodeid = name if not groups else "a.py::t@y"
+    item = SimpleNamespace(nodeid=nodeid, get_closest_marker=lambda marker: groups)
+    assert pytest_plugin._node_id(item) == name
 
 
 def test_without_a_seed_the_workers_of_xdist_only_watch(suite):

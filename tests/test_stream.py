@@ -506,7 +506,7 @@ def test_an_interrupt_anywhere_in_a_use_leaves_the_program_as_it_was(nesting, de
 def test_an_exit_that_is_interrupted_before_it_began_is_made_up_for(
     where, stream, monkeypatch, unchanged
 ):
-    """The same as above for the very start of an exit: the use ends, the interrupt comes through."""
+    """As above, for the very start of an exit: the use ends, the interrupt comes through."""
     owner = RNGStream if where == "_use_of" else stream_module._Use
     real, calls = getattr(owner, where), []
 
@@ -522,6 +522,31 @@ def test_an_exit_that_is_interrupted_before_it_began_is_made_up_for(
     assert _open_scopes.scopes == [] and len(calls) == 2
     with stream:
         assert [first, draw("python")] == expected("python", 42, 2)
+
+
+def test_at_the_end_of_the_program_a_block_that_is_still_open_is_no_error(
+    stream, monkeypatch, unchanged
+):
+    """A suspended body ends then, when half of the interpreter is gone: nothing is said."""
+    said = run("""
+        import sys
+        sys.stderr = sys.stdout
+        stream = RNGStream(42)
+
+        def body():
+            with stream:
+                yield
+
+        kept = body()
+        next(kept)
+    """)
+    assert said == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "is_finalizing", lambda: True)
+        patch.setattr(RNGStream, "_use_of", None)
+        with stream:
+            pass
+    stream.__exit__(None, None, None)
 
 
 def test_a_use_that_ends_in_the_middle_of_another_entry_waits_for_it(stream, unchanged):

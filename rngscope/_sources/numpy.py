@@ -66,8 +66,10 @@ class NumpySource:
             lock.acquire(True, PATIENCE)
             return views.bit_generator, bytes(views.words), bytes(views.gauss)
         finally:
-            if lock._is_owned():
+            try:
                 lock.release()
+            except RuntimeError:  # it was not to be had in time
+                pass
 
     def capture(self) -> Any:
         if numpy_random() is None:
@@ -123,8 +125,10 @@ class NumpySource:
             views.words[:] = words
             views.gauss[:] = _NO_GAUSS
         finally:
-            if lock._is_owned():
+            try:
                 lock.release()
+            except RuntimeError:  # it was not to be had in time
+                pass
 
     def seed(self, seed: int, independent: bool) -> None:
         if independent:
@@ -233,15 +237,18 @@ class _Views:
     def write(self, words: bytes, gauss: bytes) -> None:
         # NumPy draws arrays without the GIL, under this lock. It may be held by a thread that
         # waits for us: numpy.random.shuffle runs a list's own code. Not a with statement,
-        # which takes twice the time; no interrupt comes between acquire and its effect.
+        # which takes twice the time; no interrupt comes between acquire and its effect, nor,
+        # unless something is asked before, between the last line and the release.
         lock = self.lock
         try:
             lock.acquire(True, PATIENCE)
             self.words[:] = words
             self.gauss[:] = gauss
         finally:
-            if lock._is_owned():
+            try:
                 lock.release()
+            except RuntimeError:  # it was not to be had in time
+                pass
 
 
 def _view_words(bit_generator: Any) -> memoryview:

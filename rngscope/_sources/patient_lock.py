@@ -34,8 +34,9 @@ class PatientLock:
         return self.is_held
 
     def release(self) -> None:
-        self.is_held = False
-        self.lock.release()
+        if self.is_held:
+            self.is_held = False
+            self.lock.release()
 
     def __enter__(self) -> None:
         self.acquire()
