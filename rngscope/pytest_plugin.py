@@ -472,9 +472,10 @@ class _Stretch:
 
     def leave_what_is_open(self) -> None:
         """Close the scopes that were opened here and never left, and report them."""
-        found = [(scope, f"{self.owner}: never left {scope}") for scope in self.own_scopes()]
-        _each(scope.leave for scope, _ in reversed(found))
-        for _, message in found:
+        own = self.own_scopes()
+        _each(scope.leave for scope in reversed(own))
+        for scope in own:
+            message = f"{self.owner}: never left {scope.describe()}"
             if self.run.leaks:
                 self.run.found.append(message)
             else:

@@ -471,7 +471,7 @@ class Program(RuleBasedStateMachine):
                 self.leave_stream(0)
             for made, _ in self.bodies:
                 made.close()
-            assert _open_scopes.scopes == [self.guard]
+            assert _open_scopes.scopes[-1] is self.guard
             check_draws(self.pile)
         finally:
             leave(self.guard)

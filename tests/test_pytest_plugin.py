@@ -34,7 +34,7 @@ def note(key, value=None):
 
 class Reporter:
     def pytest_runtest_logreport(self, report):
-        note("between phases", hash(random.getstate()))
+        note("between phases", hash(random.getstate()[1]))
 
 def pytest_configure(config):
     config.pluginmanager.register(Reporter())
@@ -45,8 +45,6 @@ def pytest_configure(config):
 def suite(pytester, monkeypatch):
     """Return an object that writes a suite, runs it and returns what it wrote down."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    # What hash() gives must be the same in every process.
-    monkeypatch.setenv("PYTHONHASHSEED", "0")
     pytester.makeconftest(CONFTEST)
     pytester.makeini("[pytest]\n")
     return Suite(pytester)
@@ -357,6 +355,23 @@ def test_it(thing):
     suite.write(text.format("[[1], [2]]"))
     lists = suite.notes("--rng-seed=7", passed=2)
     assert lists["[1]"] != lists["[2]"]
+
+
+def test_a_wide_fixture_that_a_test_has_for_itself_is_part_of_the_test(suite):
+    """Law: parametrize() may narrow the scope of a fixture; what counts is that scope."""
+    suite.write(
+        """
+@pytest.fixture(scope="module")
+def thing(request):
+    note("draw")
+
+@pytest.mark.parametrize("thing", [1], indirect=True, scope="function")
+def test_it(thing):
+    note("draw")
+"""
+    )
+    expected = draws(derive_seed(7, "test_it.py::test_it[1]"), 2)
+    assert suite.notes("--rng-seed=7", passed=1)["draw"] == expected
 
 
 def test_a_wide_fixture_that_fails_leaves_no_stream_behind(suite):
@@ -1063,12 +1078,15 @@ def test_end():
     suite.notes("--rng-leaks=error", passed=2)
 
 
-def test_streams_that_cannot_be_taken_up_leave_nothing_half_done(suite):
-    """Law: a test whose seed cannot be set is an error, and the next test is as ever."""
+@pytest.mark.parametrize("verb, errors", [("getstate", 1), ("setstate", 2)])
+def test_streams_that_cannot_be_taken_up_leave_nothing_half_done(suite, verb, errors):
+    """Law: a test whose RNGs cannot be saved, or put back, is an error in each phase that ran;
+    the next test is as ever.
+    """
     suite.write(
-        """
+        f"""
 class Broken(random.Random):
-    def setstate(self, state):
+    def {verb}(self, *state):
         raise OSError("no entropy today")
 
 @pytest.mark.rng_seed(1, generators=[Broken()])
@@ -1081,7 +1099,7 @@ def test_next():
     )
     suite.run("--rng-seed=7")
     notes = suite.notes("--rng-seed=7", "-k", "next", passed=1)
-    again = suite.notes("--rng-seed=7", errors=2, passed=1)
+    again = suite.notes("--rng-seed=7", errors=errors, passed=1)
     assert again["next"] == notes["next"]
     assert len(set(suite.between)) == 1
 
