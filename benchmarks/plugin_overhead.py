@@ -73,6 +73,8 @@ def run_once(directory, flags, has_libraries):
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "LIBRARIES": "numpy.random torch" if has_libraries else "",
     }
+    # pytest keeps its own compiled form of a plugin; without it each run would compile anew.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *flags]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(

@@ -297,6 +297,9 @@ def interrupted(rounds, body, longest):
         return code is body.__code__ or (is_exit and frame.f_lineno == code.co_firstlineno)
 
     old = signal.signal(signal.SIGALRM, interrupt)
+    # Not under a tracer, which is interrupted as well: that of coverage keeps a lock then.
+    tracer = sys.gettrace()
+    sys.settrace(None)
     try:
         with warnings.catch_warnings():
             # A scope below one that leaked is left out of order.
@@ -319,6 +322,7 @@ def interrupted(rounds, body, longest):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
+        sys.settrace(tracer)
     return leaks, unexplained
 
 
