@@ -25,6 +25,14 @@ ACCELERATORS = ["cuda", "xpu", "mps", "mtia", "privateuseone"]
 LINE = re.compile(r"rngscope: seed \d+( independent)?( \w+=[0-9a-f]{16})+ all=[0-9a-f]{16}")
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """A shell that starts the tests in the background has them ignored, by children too."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
 def start(command, **options):
     """Run a command in which python imports the rngscope under test."""
     path = [str(Path(rngscope.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -535,8 +543,6 @@ def test_the_package_of_a_module_is_imported_inside_the_scope(script, tmp_path):
     assert result.stdout == f"{own.random()}\n{own.random()}\n"
 
 
-# An interrupt may hit the tracer of coverage, in one of the two processes.
-@pytest.mark.flaky(reruns=3)
 @pytest.mark.parametrize(
     "end, status",
     [
