@@ -78,10 +78,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Begin to work if a test asks for it by itself."""
     if session.config.pluginmanager.has_plugin(_Run.NAME):
         return
-    for item in session.items:
-        if "rng_state" in _fixtures_of(item) or item.get_closest_marker("rng_seed"):
-            _start(session.config, _Run(session.config, None, "", []))
-            return
+    # Not get_closest_marker() of each item, which would ask its class and module as often.
+    parents = {item.parent for item in session.items}
+    if (
+        any(parent is not None and parent.get_closest_marker("rng_seed") for parent in parents)
+        or any(mark.name == "rng_seed" for item in session.items for mark in item.own_markers)
+        or any("rng_state" in _fixtures_of(item) for item in session.items)
+    ):
+        _start(session.config, _Run(session.config, None, "", []))
 
 
 @pytest.fixture
@@ -237,7 +241,8 @@ class _Run:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Result, Result]:
-        # Also at each rerun.
+        # Also at each rerun. The last test is over now, even if nobody tore it down.
+        self.forget_test()
         name = _node_id(item)
         test = _Stretch(self, name, item)
         if self.seed is not None:
@@ -250,8 +255,8 @@ class _Run:
         return (yield from self.phase(test))
 
     @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_call(self) -> Generator[None, Result, Result]:
-        test = self.test
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Result, Result]:
+        test = self.test_of(item)
         assert test is not None
         test.begin("call")
         core: Any = sys.modules.get("hypothesis.core")
@@ -265,8 +270,8 @@ class _Run:
             core.global_force_seed = None
 
     @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_teardown(self) -> Generator[None, Result, Result]:
-        test = self.test
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Result, Result]:
+        test = self.test_of(item)
         if test is None:
             # Its set-up was refused.
             return (yield)
@@ -290,6 +295,16 @@ class _Run:
             pytest.fail("\n".join([*self.found, _REMEDY]), pytrace=False)
         return result
 
+    def test_of(self, item: pytest.Item) -> _Stretch | None:
+        """Return the stretch of this test, if its set-up has begun."""
+        return self.test if self.test is not None and self.test.item is item else None
+
+    def forget_test(self) -> None:
+        """Close what an interrupt or another plugin kept from being torn down."""
+        test, self.test = self.test, None
+        if test is not None:
+            test.put_aside()
+
     def keep_start(self) -> None:
         """Keep the state for the fixture ``rng_state``."""
         test = self.test
@@ -308,17 +323,23 @@ class _Run:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
+        self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if report.failed and self.test is not None and self.test.streams:
-            report.sections.append(("rngscope", self.how_to_repeat(item, self.test)))
+        test = self.test_of(item)
+        if report.failed and test is not None and test.streams:
+            report.sections.append(("rngscope", self.how_to_repeat(item, test)))
         if self.found:
             # An attribute of the report also comes back from a worker of xdist.
             report.rng_leaks, self.found = self.found, []  # type: ignore[attr-defined]
-        if call.when == "teardown":
-            self.test = None
         return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self) -> Generator[None, Result, Result]:
+        try:
+            return (yield)
+        finally:
+            self.forget_test()
 
     def how_to_repeat(self, item: pytest.Item, test: _Stretch) -> str:
         is_marked = item.get_closest_marker("rng_seed") is not None
@@ -414,9 +435,10 @@ class _Stretch:
             self.put_test_aside()
         try:
             for stream in self.streams:
-                stream.take_up()
+                if stream.saved is None:
+                    stream.take_up()
         except BaseException:
-            _each(s.put_aside for s in self.streams[::-1] if s.saved is not None)
+            self.put_aside()
             raise
         if not self.streams and self.base is None:
             self.base = scopes[:]
@@ -424,8 +446,12 @@ class _Stretch:
         if self.run.leaks:
             self.look()
 
+    def put_aside(self) -> None:
+        """Leave what is open of the streams, and what was opened above them."""
+        _each(stream.put_aside for stream in self.streams[::-1] if stream.saved is not None)
+
     def put_test_aside(self) -> None:
-        """Leave the streams of the test around a fixture, if this has none of its own.
+        """Put aside the streams of the test around a fixture, if this has none of its own.
 
         The seed in the marker of one test is not for the fixtures of others.
         """
@@ -435,7 +461,11 @@ class _Stretch:
             _each(stream.put_aside for stream in self.aside[::-1])
 
     def end(self, is_last: bool = False) -> None:
-        """Put the streams aside, or leave them for good."""
+        """Put the streams of a fixture aside, or leave the streams for good.
+
+        Those of a test stay open between its phases: to put them aside would cost more than
+        all the rest, and nobody draws there.
+        """
         running = self.run.running
         if running[-1:] != [self]:
             # Its beginning failed.
@@ -447,7 +477,10 @@ class _Stretch:
             if is_last and (self.item or self.streams):
                 self.leave_what_is_open()
         finally:
-            _each((s.leave if is_last else s.put_aside) for s in self.streams[::-1])
+            if is_last:
+                _each(stream.leave for stream in self.streams[::-1])
+            elif self.is_wide:
+                self.put_aside()
             still_open = self.own_scopes() if self.is_wide and not self.streams else []
             aside, self.aside = self.aside, []
             _each(stream.take_up for stream in aside)
