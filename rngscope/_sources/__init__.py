@@ -81,13 +81,15 @@ if TYPE_CHECKING:
     # devices of theirs: pass_on(upper, state) -> (upper, displaced, rest).
 
 
+_PRIVATE = PrivateSource("")
+
 #: All sources. Accelerators first: they alone refuse an entry, and then nothing is touched.
 SOURCES: tuple[Any, ...] = (
     AcceleratorSource("cuda"),
     AcceleratorSource("xpu"),
     MpsSource("mps"),
     MtiaSource("mtia"),
-    PrivateSource(""),
+    _PRIVATE,
     PythonSource(),
     NumpySource(),
     TorchSource(),
@@ -100,33 +102,52 @@ _BY_NAME: dict[str, Any] = {s.name: s for s in SOURCES if not isinstance(s, Priv
 LIBRARIES = {"numpy.random": numpy_random, "torch": torch_module}
 
 
-#: What ``present`` found last among all sources, and the namespaces that it looked at.
+#: What ``present`` found last among all sources; it holds while torch's namespaces keep their
+#: lengths and no library that was missing is there.
 _present: tuple[Any, ...] = ()
-_names: tuple[Any, ...] = ({}, {})
+_namespaces: tuple[Any, ...] = ({}, {})
 _lengths = (-1, -1)
+_missing: tuple[str, ...] = ()
 
 
 def present(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     """Return those of the sources that are there now.
 
-    Every entry of a scope asks. So once all libraries are there, the answer for all
-    sources is kept until the namespaces of torch change, as they do when a private backend
-    is registered.
+    Every entry of a scope asks, so the answer for all sources is kept.
     """
-    global _present, _names, _lengths
-    if sources is SOURCES:
-        names, more_names = _names
-        if (len(names), len(more_names)) == _lengths:
+    if sources is not SOURCES:
+        return tuple([source for source in sources if source.is_present()])
+    names, more_names = _namespaces
+    if (len(names), len(more_names)) == _lengths:
+        for library in _missing:
+            if library in sys.modules:
+                break
+        else:
             return _present
-        if all(find() is not None for find in LIBRARIES.values()):
-            torch = sys.modules["torch"]
-            names, more_names = torch.__dict__, torch._C.__dict__
-            lengths = len(names), len(more_names)
-            # The lengths last: an interrupt in between must not make an old answer valid.
-            _present = tuple(source for source in SOURCES if source.is_present())
-            _names, _lengths = (names, more_names), lengths
-            return _present
-    return tuple([source for source in sources if source.is_present()])
+    return _find_present()
+
+
+def _find_present() -> tuple[Source, ...]:
+    """Look at every source, and keep the answer if it will last."""
+    global _present, _namespaces, _lengths, _missing
+    missing = tuple(library for library in LIBRARIES if library not in sys.modules)
+    # A private backend registers in torch's namespaces, but it starts unseen.
+    lasts = not _PRIVATE.is_built() or _PRIVATE.is_present()
+    for library, find in LIBRARIES.items():
+        # One that is just being imported appears without a change of what is looked at.
+        lasts = lasts and (library in missing or find() is not None)
+    namespaces: tuple[Any, ...] = ({}, {})
+    if "torch" not in missing and lasts:
+        torch = sys.modules["torch"]
+        namespaces = torch.__dict__, torch._C.__dict__
+    lengths = len(namespaces[0]), len(namespaces[1])
+    found = tuple(source for source in SOURCES if source.is_present())
+    # The lengths last: an interrupt in between must not make an old answer valid.
+    _lengths = (-1, -1)
+    if lasts:
+        _present, _namespaces, _missing = found, namespaces, missing
+        _lengths = lengths
+    return found
 
 
 def choose(

@@ -7,7 +7,7 @@ import sys
 from _thread import RLock
 
 from rngscope._seeds import short_repr, source_seed
-from rngscope._sources import memory
+from rngscope._sources import memory, mersenne
 from rngscope._sources.imported import imported
 from rngscope._sources.patient_lock import PATIENCE, PatientLock
 from rngscope._sources.plain import (
@@ -152,14 +152,12 @@ class NumpySource:
         return self._views.scratch._bit_generator.state
 
     def _words_of(self, seed: int, views: _Views) -> bytes:
-        # On a scratch object: numpy.random.seed() forgets the seed_seq of the global one.
-        while True:
-            views.scratch_seed = seed
-            views.seed_scratch(numpy_seed(seed))
-            words = bytes(views.scratch_words)
-            # A signal handler may have opened a scope of its own in between.
-            if views.scratch_seed == seed:
-                break
+        if seed >= mersenne.SHARED and views.shares_seeding:
+            block = mersenne.seeded_block(seed)
+            # CPython keeps the position before the words.
+            words = block[4:] + block[:4]
+        else:
+            words = views.seeded_words(seed)
         if self._images.wants(seed):
             self._images[seed] = words
         return words
@@ -207,6 +205,7 @@ class _Views:
         "scratch_words",
         "seed_scratch",
         "scratch_seed",
+        "shares_seeding",
     )
 
     def __init__(self, module: ModuleType) -> None:
@@ -217,9 +216,29 @@ class _Views:
         # What RandomState.seed calls after a look at the type of its bit generator.
         self.seed_scratch = self.scratch._bit_generator._legacy_seeding
         self.scratch_seed = 0
+        #: Whether CPython's generator proves to be seeded alike.
+        self.shares_seeding = self._compare_seeding()
         self.offset = memory.may_be_fast() and _find_gauss(self.scratch)
         #: The MT19937 that ``words`` and ``lock`` belong to.
         self.bit_generator: Any = None
+
+    def _compare_seeding(self) -> bool:
+        if not (memory.may_be_fast() and mersenne.layout_is_known()):
+            return False
+        seed = 2**63 + 5
+        block = mersenne.seeded_block(seed)
+        return block[4:] + block[:4] == self.seeded_words(seed)
+
+    def seeded_words(self, seed: int) -> bytes:
+        """Return words and position of a freshly seeded MT19937."""
+        # On a scratch object: numpy.random.seed() forgets the seed_seq of the global one.
+        while True:
+            self.scratch_seed = seed
+            self.seed_scratch(numpy_seed(seed))
+            words = bytes(self.scratch_words)
+            # A signal handler may have opened a scope of its own in between.
+            if self.scratch_seed == seed:
+                return words
 
     def reopen(self) -> bool:
         """Look at the bit generator that is installed now; tell whether that is possible."""

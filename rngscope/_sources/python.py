@@ -6,7 +6,8 @@ import random
 import struct
 
 from rngscope._seeds import source_seed
-from rngscope._sources import memory
+from rngscope._sources import memory, mersenne
+from rngscope._sources.mersenne import as_tuple
 from rngscope._sources.plain import WORDS, check_gauss, check_keys, load_mersenne
 
 TYPE_CHECKING = False
@@ -15,12 +16,6 @@ if TYPE_CHECKING:
 
 #: The hidden instance whose methods ``random.random`` and its sisters are.
 _GLOBAL: random.Random = random.seed.__self__  # type: ignore[attr-defined]
-
-_SEED = random.Random.__base__.seed  # type: ignore[union-attr]
-
-#: CPython keeps an int32 position, then 624 uint32 words, behind the object's header. This
-#: is documented nowhere: ``_check_layout`` proves it before it is trusted.
-_HEADER = object.__basicsize__
 
 
 class PythonSource:
@@ -70,26 +65,24 @@ class PythonSource:
         if independent:
             seed = source_seed(seed, self.name)
         image = self._images.get(seed)
-        if image is not None:
-            self.restore(image)
-            return
-        if self._images.wants(seed):
+        if image is None:
+            is_fast = self._view is not False
+            is_kept = self._images.wants(seed)
+            if not is_kept and not (is_fast and seed >= mersenne.SHARED):
+                mersenne.SEED(_GLOBAL, seed)
+                _GLOBAL.gauss_next = None  # type: ignore[attr-defined]
+                return
             # Of a generator of its own: other threads may draw from the global one meanwhile.
-            scratch = random.Random(seed)
-            view = self._view
-            self._images[seed] = image = (
-                (bytes(view_of(scratch)), None)
-                if isinstance(view, memoryview)
-                else scratch.getstate()
+            image = (
+                (mersenne.seeded_block(seed), None) if is_fast else random.Random(seed).getstate()
             )
-            self.restore(image)
-            return
-        # Not random.seed(): it does the same, but looks at the type of the seed before.
-        _SEED(_GLOBAL, seed)
-        _GLOBAL.gauss_next = None  # type: ignore[attr-defined]
+            if is_kept:
+                self._images[seed] = image
+        self.restore(image)
 
     def _open_view(self) -> memoryview | bool:
-        self._view = view = memory.may_be_fast() and _check_layout() and view_of(_GLOBAL)
+        is_known = memory.may_be_fast() and mersenne.layout_is_known()
+        self._view = view = is_known and mersenne.view_of(_GLOBAL)
         return view
 
     def is_present(self) -> bool:
@@ -106,40 +99,6 @@ class PythonSource:
 
     def load(self, fields: Any) -> Any:
         return load_python(fields, self.name)
-
-
-def view_of(generator: random.Random) -> memoryview:
-    """Return the memory of position and words."""
-    return memory.view_memory(generator, id(generator) + _HEADER, memory.MERSENNE_BYTES)
-
-
-def _check_layout() -> bool:
-    """Prove on a scratch generator, reading and writing, that the layout is the known one."""
-    if random.Random.__base__.__basicsize__ < _HEADER + memory.MERSENNE_BYTES:  # type: ignore
-        return False
-    scratch, other = random.Random(1), random.Random(2)
-    scratch.random()
-    view = view_of(scratch)
-    # Words are read after position: as the public state orders them, the other way round.
-    if as_tuple((bytes(view), None)) != scratch.getstate():
-        return False
-    view[:] = as_block(other.getstate())
-    return scratch.getstate() == other.getstate() and scratch.random() == other.random()
-
-
-def as_block(state: Any) -> bytes:
-    """Return position and words of ``getstate()`` as the bytes that CPython holds."""
-    *words, position = state[1]
-    return struct.pack(f"=i{WORDS}I", position, *words)
-
-
-def as_tuple(state: Any) -> Any:
-    """Return a state of either road as what ``setstate()`` takes."""
-    if len(state) != 2:
-        return state
-    block, gauss = state
-    position, *words = struct.unpack(f"=i{WORDS}I", block)
-    return (3, (*words, position), gauss)
 
 
 def dump_python(state: Any) -> dict[str, Any]:
