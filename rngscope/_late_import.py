@@ -41,7 +41,9 @@ def stop_watching() -> None:
     global is_watching
     # None at the end of the interpreter.
     if _FINDER in (sys.meta_path or ()):
-        sys.meta_path.remove(_FINDER)
+        # A new list: another thread may be on its way through this one, and would pass over
+        # a finder if those behind it moved up.
+        sys.meta_path = [finder for finder in sys.meta_path if finder is not _FINDER]
     is_watching = False
 
 

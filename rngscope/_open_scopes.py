@@ -23,6 +23,7 @@ from rngscope._sources import present
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Self
 
     from rngscope._sources import Source
@@ -176,6 +177,8 @@ class OpenScope:
     def _begin(self, source: Source) -> None:
         """Give one source the state that the stream begins with."""
         if self.replayed is not None and source.name in self.replayed:
+            # It may have been loaded before there was a library that could check it.
+            source.check(self.replayed[source.name])
             source.replay(self.replayed[source.name])
         elif self.seed is not None:
             source.seed(self.seed, self.independent)
@@ -276,8 +279,7 @@ class OpenScope:
         above = scopes[scopes.index(self) + 1 :]
         self.inner = tuple(scope for scope in above if scope.thread == self.thread)
         for scope in reversed(self.inner):
-            if scope.saved is not None:
-                scope.put_aside()
+            scope.put_aside()
 
     def exchange(
         self, source: Source, state: Any, *, only_look: bool = False, only_set: bool = False
@@ -338,9 +340,7 @@ class OpenScope:
     def _close(self) -> None:
         # In this order: what is not saved any more is not restored once more.
         self.saved = None
-        if scopes[-1] is self:
-            del scopes[-1]
-        elif self in scopes:
+        if self in scopes:
             scopes.remove(self)
         if _late_import.is_watching and not scopes:
             _late_import.stop_watching()
@@ -423,6 +423,25 @@ def leave_deferred() -> None:
         _deferred.pop(0).leave()
 
 
+def change_together(
+    changes: list[tuple[Source, Callable[..., None], tuple[Any, ...]]]
+) -> None:
+    """Change sources for good, each by one of its verbs; if one of them fails, none."""
+    with lock:
+        found = [(source.capture(), source, verb, args) for source, verb, args in changes]
+        # What waits for a start cannot be taken back, but nor can it fail: that comes last.
+        found.sort(key=lambda change: change[0] is None)
+        try:
+            for _, _, verb, args in found:
+                verb(*args)
+        except BaseException:
+            for state, source, _, _ in found:
+                if state is not None:
+                    source.replay(state)
+            raise
+    leave_deferred()
+
+
 def take_up_what_appeared(library: str) -> None:
     """Enter, for every open scope from the outermost on, the sources of a new library."""
     with lock:
@@ -500,8 +519,7 @@ def _forget_other_threads() -> None:
     lock.release()
 
 
-if hasattr(os, "register_at_fork"):
-    # With the lock held over the fork, the child sees no scope half entered.
-    os.register_at_fork(
-        before=lock.acquire, after_in_parent=lock.release, after_in_child=_forget_other_threads
-    )
+# With the lock held over the fork, the child sees no scope half entered. Windows has no fork.
+getattr(os, "register_at_fork", dict)(
+    before=lock.acquire, after_in_parent=lock.release, after_in_child=_forget_other_threads
+)

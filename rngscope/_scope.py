@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rngscope._open_scopes import OpenScope, lock
+from rngscope._open_scopes import OpenScope, change_together
 from rngscope._seeds import check_seed
 from rngscope._sources import choose, present
 from rngscope._state import RNGState, replayed_states
@@ -132,13 +132,4 @@ def seed_all(
     if type(independent) is not bool:
         raise TypeError(f"independent must be True or False, not {independent!r}")
     chosen = present(choose(sources, devices))
-    with lock:
-        before = [(source, source.capture()) for source in chosen]
-        try:
-            for source in chosen:
-                source.seed(number, independent)
-        except BaseException:
-            for source, state in before:
-                if state is not None:
-                    source.replay(state)
-            raise
+    change_together([(source, source.seed, (number, independent)) for source in chosen])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-from rngscope._open_scopes import lock
+from rngscope._open_scopes import change_together, leave_deferred, lock
 from rngscope._seeds import short_repr
 from rngscope._sources import SOURCES, choose
 from rngscope._sources.generators import GeneratorSource, dump_generator, load_generator
@@ -87,6 +87,7 @@ class RNGState:
     def _captured(cls, chosen: Iterable[Source]) -> Self:
         with lock:
             captured = [(source, source.capture()) for source in chosen]
+        leave_deferred()
         return cls._made_of(
             {s.name: c for s, c in captured if c is not None and not _is_generator(s)},
             [(s.kind, c) for s, c in captured if _is_generator(s)],  # type: ignore[attr-defined]
@@ -221,16 +222,7 @@ class RNGState:
 
 def replay_together(chosen: list[tuple[Source, Any]]) -> None:
     """Continue from a captured state in every source; if one of them fails, in none."""
-    with lock:
-        before = [(source, source.capture()) for source, _ in chosen]
-        try:
-            for source, state in chosen:
-                source.replay(state)
-        except BaseException:
-            for source, state in before:
-                if state is not None:
-                    source.replay(state)
-            raise
+    change_together([(source, source.replay, (state,)) for source, state in chosen])
 
 
 def replayed_states(state: RNGState, sources: Iterable[Source]) -> dict[str, Any]:
@@ -297,7 +289,7 @@ def load_sources(plain: object, sources: Iterable[Source], where: str) -> dict[s
     """Return the states that ``dump_sources`` wrote, after checking every field."""
     if not isinstance(plain, dict):
         raise ValueError(f"{where} must be a dict, not {type(plain).__name__}")
-    known = {source.name: source for source in sources}
+    known = {source.name: source for source in sources if not source.is_switch}
     for name in plain:
         if name not in known:
             raise ValueError(

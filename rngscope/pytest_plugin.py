@@ -241,8 +241,7 @@ class _Run:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Result, Result]:
-        # Also at each rerun. The last test is over now, even if nobody tore it down.
-        self.forget_test()
+        # Also at each rerun.
         name = _node_id(item)
         test = _Stretch(self, name, item)
         if self.seed is not None:
@@ -250,13 +249,16 @@ class _Run:
         marker = item.get_closest_marker("rng_seed")
         if marker is not None:
             test.streams.append(_scope_of(marker))
+        for stream in test.streams:
+            # Named in warnings: nobody opened it in a line of the program.
+            stream.function = getattr(item, "function", item)
         test.begin("set-up")
         self.test = test
         return (yield from self.phase(test))
 
     @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Result, Result]:
-        test = self.test_of(item)
+    def pytest_runtest_call(self) -> Generator[None, Result, Result]:
+        test = self.test
         assert test is not None
         test.begin("call")
         core: Any = sys.modules.get("hypothesis.core")
@@ -270,8 +272,8 @@ class _Run:
             core.global_force_seed = None
 
     @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Result, Result]:
-        test = self.test_of(item)
+    def pytest_runtest_teardown(self) -> Generator[None, Result, Result]:
+        test = self.test
         if test is None:
             # Its set-up was refused.
             return (yield)
@@ -295,16 +297,6 @@ class _Run:
             pytest.fail("\n".join([*self.found, _REMEDY]), pytrace=False)
         return result
 
-    def test_of(self, item: pytest.Item) -> _Stretch | None:
-        """Return the stretch of this test, if its set-up has begun."""
-        return self.test if self.test is not None and self.test.item is item else None
-
-    def forget_test(self) -> None:
-        """Close what an interrupt or another plugin kept from being torn down."""
-        test, self.test = self.test, None
-        if test is not None:
-            test.put_aside()
-
     def keep_start(self) -> None:
         """Keep the state for the fixture ``rng_state``."""
         test = self.test
@@ -323,23 +315,17 @@ class _Run:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        test = self.test_of(item)
-        if report.failed and test is not None and test.streams:
-            report.sections.append(("rngscope", self.how_to_repeat(item, test)))
+        if report.failed and self.test is not None and self.test.streams:
+            report.sections.append(("rngscope", self.how_to_repeat(item, self.test)))
         if self.found:
             # An attribute of the report also comes back from a worker of xdist.
             report.rng_leaks, self.found = self.found, []  # type: ignore[attr-defined]
+        if call.when == "teardown":
+            self.test = None
         return report
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_sessionfinish(self) -> Generator[None, Result, Result]:
-        try:
-            return (yield)
-        finally:
-            self.forget_test()
 
     def how_to_repeat(self, item: pytest.Item, test: _Stretch) -> str:
         is_marked = item.get_closest_marker("rng_seed") is not None
@@ -391,7 +377,8 @@ class _Run:
         if self.seed is not None:
             base = getattr(fixturedef, "baseid", "")
             path = ("fixture", request.node.nodeid, base, name, *_parameter(request))
-            stretch.streams.append(OpenScope(SOURCES, derive_seed(self.seed, *path)))
+            seed = derive_seed(self.seed, *path)
+            stretch.streams.append(OpenScope(SOURCES, seed, function=fixturedef))
         return stretch
 
 
@@ -435,10 +422,9 @@ class _Stretch:
             self.put_test_aside()
         try:
             for stream in self.streams:
-                if stream.saved is None:
-                    stream.take_up()
+                stream.take_up()
         except BaseException:
-            self.put_aside()
+            _each(s.put_aside for s in self.streams[::-1] if s.saved is not None)
             raise
         if not self.streams and self.base is None:
             self.base = scopes[:]
@@ -446,12 +432,8 @@ class _Stretch:
         if self.run.leaks:
             self.look()
 
-    def put_aside(self) -> None:
-        """Leave what is open of the streams, and what was opened above them."""
-        _each(stream.put_aside for stream in self.streams[::-1] if stream.saved is not None)
-
     def put_test_aside(self) -> None:
-        """Put aside the streams of the test around a fixture, if this has none of its own.
+        """Leave the streams of the test around a fixture, if this has none of its own.
 
         The seed in the marker of one test is not for the fixtures of others.
         """
@@ -461,11 +443,7 @@ class _Stretch:
             _each(stream.put_aside for stream in self.aside[::-1])
 
     def end(self, is_last: bool = False) -> None:
-        """Put the streams of a fixture aside, or leave the streams for good.
-
-        Those of a test stay open between its phases: to put them aside would cost more than
-        all the rest, and nobody draws there.
-        """
+        """Put the streams aside, or leave them for good."""
         running = self.run.running
         if running[-1:] != [self]:
             # Its beginning failed.
@@ -477,10 +455,7 @@ class _Stretch:
             if is_last and (self.item or self.streams):
                 self.leave_what_is_open()
         finally:
-            if is_last:
-                _each(stream.leave for stream in self.streams[::-1])
-            elif self.is_wide:
-                self.put_aside()
+            _each((s.leave if is_last else s.put_aside) for s in self.streams[::-1])
             still_open = self.own_scopes() if self.is_wide and not self.streams else []
             aside, self.aside = self.aside, []
             _each(stream.take_up for stream in aside)
@@ -570,12 +545,13 @@ def _each(actions: Iterable[Callable[[], object]]) -> None:
 
 
 def _scope_of(marker: pytest.Mark) -> rng_scope:
-    if not marker.args:
+    if not marker.args and "seed" not in marker.kwargs:
         pytest.fail("rng_seed needs a seed: write @pytest.mark.rng_seed(42)", pytrace=False)
     try:
         return rng_scope(*marker.args, **marker.kwargs)
     except (TypeError, ValueError) as error:
-        pytest.fail(f"@pytest.mark.rng_seed: {error}", pytrace=False)
+        message = f"@pytest.mark.rng_seed: {error}"
+    pytest.fail(message, pytrace=False)
 
 
 def _node_id(item: pytest.Item) -> str:

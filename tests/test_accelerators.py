@@ -18,6 +18,7 @@ from simulated_cuda import ACCELERATORS, simulated_cuda, state_bytes  # noqa: E4
 
 from rngscope import (  # noqa: E402
     RNGState,
+    RNGStream,
     assert_rng_unchanged,
     derive_seed,
     rng_scope,
@@ -1764,6 +1765,182 @@ def test_a_device_that_fails_when_it_starts_does_not_break_the_start(name):
         assert accelerator.states() == accelerator.fresh
 
 
+def test_a_device_that_cannot_be_saved_when_it_starts_does_not_break_the_start(name):
+    """Law 4: it is said, and the other one comes back."""
+    with simulated_cuda(2, name=name, breakable=True) as accelerator:
+        module = accelerator.module
+        with rng_scope(42):
+            # Runs first at the start, when the generators exist and nothing of ours has run.
+            module._queued_calls.insert(0, (lambda: accelerator.fail(1, "get_state"), []))
+            with pytest.warns(RuntimeWarning, match=f"could not save the RNG of {name}:1"):
+                accelerator.start()
+            assert_same(accelerator.generators[0], hand_seeded(42))
+            accelerator.mend()
+        assert accelerator.states()[0] == accelerator.fresh[0]
+
+
+class StartingLock:
+    """The lock of the queue, when another thread starts the accelerator just before us."""
+
+    def __init__(self, accelerator, skip):
+        self.accelerator, self.real, self.skip = accelerator, threading.Lock(), skip
+
+    def acquire(self, *args):
+        if self.skip:
+            self.skip -= 1
+        elif not self.accelerator.started:
+            # The start itself uses the lock.
+            self.skip = 1
+            self.accelerator.start()
+        return self.real.acquire(*args)
+
+    def release(self):
+        self.real.release()
+
+    def locked(self):
+        return self.real.locked()
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *error):
+        self.release()
+
+
+@pytest.mark.parametrize("skip", range(4))
+@pytest.mark.parametrize("seed", [42, None])
+def test_an_accelerator_that_another_thread_starts_at_any_moment_is_put_back(name, seed, skip):
+    """Law 4: between the question whether it has started and the look at its queue, too."""
+    with simulated_cuda(2, name=name) as accelerator:
+        torch.manual_seed(7)
+        before = on_the_cpu()
+        accelerator.module._initialization_lock = StartingLock(accelerator, skip)
+        with rng_scope(seed):
+            if accelerator.started and seed is not None:
+                assert_all(accelerator, lambda index: 42)
+        accelerator.start()
+        assert_all(accelerator, lambda index: 7)
+        assert on_the_cpu() == before
+
+
+@pytest.mark.parametrize("start", [True, False], ids=["started", "unstarted"])
+def test_seeds_of_different_devices_are_both_kept(name, start):
+    """What is queued for one device does not replace what is queued for another."""
+    with simulated_cuda(2, name=name) as accelerator:
+        if start:
+            accelerator.start()
+        for seed, index in ((1, 0), (3, 1), (2, 0)):
+            seed_all(seed, devices=[index])
+        accelerator.start()
+        assert_all(accelerator, lambda index: 2 + index)
+
+
+@pytest.mark.parametrize("devices", [None, [0], [1]], ids=str)
+def test_a_body_that_suspends_often_does_not_make_the_queue_longer(name, devices):
+    """However often it is put aside and taken up before the start."""
+    with simulated_cuda(2, name=name) as accelerator:
+        torch.manual_seed(7)
+        waiting, lengths = accelerator.queue(), set()
+
+        @rng_scope(42, devices=devices)
+        def body():
+            for _ in range(20):
+                with rng_scope(43, devices=devices):
+                    yield
+
+        for _ in body():
+            lengths.add(len(accelerator.module._queued_calls))
+            with rng_scope(44, devices=devices):
+                pass
+        assert len(lengths) == 1
+        assert len(accelerator.module._queued_calls) <= len(waiting.parts[0][1]) + 1
+        accelerator.start()
+        assert_all(accelerator, lambda index: 7)
+
+
+@pytest.mark.parametrize("seeds", [True, False], ids=["seeds", "draws"])
+@pytest.mark.parametrize("start", [None, 0, 1, 2])
+def test_a_body_over_one_device_keeps_its_stream_whenever_it_starts(name, start, seeds):
+    """Before the start its position waits in the queue, and the caller has its own."""
+    with simulated_cuda(2, name=name) as accelerator:
+        torch.manual_seed(7)
+
+        @rng_scope(42, devices=[0])
+        def body():
+            for _ in range(4):
+                if seeds:
+                    accelerator.module.manual_seed(5)
+                yield
+                if accelerator.started:
+                    assert_same(accelerator.generators[0], hand_seeded(5 if seeds else 42))
+                    accelerator.generators[0].manual_seed(5 if seeds else 42)
+
+        for step, _ in enumerate(body()):
+            if step == start:
+                accelerator.start()
+                assert_all(accelerator, lambda index: 7)
+                for generator in accelerator.generators:
+                    generator.manual_seed(7)
+        accelerator.start()
+        assert_all(accelerator, lambda index: 7)
+
+
+def test_a_failed_seed_all_leaves_what_was_queued(name):
+    """Nothing has been touched then, the queue of an unstarted accelerator included."""
+    from rngscope._sources import SOURCES
+
+    (python,) = [source for source in SOURCES if source.name == "python"]
+    with simulated_cuda(2, name=name) as accelerator:
+        torch.manual_seed(7)
+        waiting, before = accelerator.queue(), on_the_cpu()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(python, "seed", lambda seed, independent: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                seed_all(5)
+        assert accelerator.queue() == waiting and on_the_cpu() == before
+
+
+def test_a_device_that_cannot_tell_whether_it_is_capturing_is_not(name, monkeypatch):
+    """The question may fail where no graph can be captured."""
+
+    def fail():
+        raise RuntimeError("no graphs here")
+
+    with simulated_cuda(2, name=name) as accelerator:
+        accelerator.start()
+        with monkeypatch.context() as patch:
+            patch.setattr(accelerator.module, "is_current_stream_capturing", fail, raising=False)
+            with rng_scope(42):
+                assert_all(accelerator, lambda index: 42)
+        assert accelerator.states() == accelerator.fresh
+
+
+def test_an_inner_use_of_a_stream_left_below_scopes_of_single_devices_goes_on(name):
+    """Law 5: where it stands is found in parts, and goes in parts to the outer use."""
+    with simulated_cuda(2, name=name) as accelerator:
+        accelerator.start()
+        stream = RNGStream(42)
+        with stream:
+            draw(accelerator)
+            inner = stream.__enter__()
+            draw(accelerator)
+            above = [rng_scope(1, devices=[0]), rng_scope(2, devices=[1])]
+            for scope in above:
+                scope.__enter__()
+            with warnings.catch_warnings():
+                # It is left out of order on purpose.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                inner.__exit__(None, None, None)
+            for scope in above[::-1]:
+                scope.__exit__(None, None, None)
+            for index, generator in enumerate(accelerator.generators):
+                expected = hand_seeded(42)
+                for _ in range(2):
+                    torch.rand(index + 1, generator=expected)
+                assert_same(generator, expected)
+        assert accelerator.states() == accelerator.fresh
+
+
 # Law 6: forks -----------------------------------------------------------------------------
 
 
@@ -1820,6 +1997,69 @@ def test_a_child_of_a_started_process_skips_the_accelerator(name, seed):
         seed_all(5)
         assert accelerator.queue() == waiting
         assert accelerator.states() == accelerator.fresh
+
+
+def test_what_is_open_when_a_fork_turns_bad_ends_without_the_accelerator(name):
+    """Scopes in any order, and bodies that suspend: all else comes back."""
+    with simulated_cuda(2, name=name, breakable=True) as accelerator:
+        accelerator.start()
+        before = on_the_cpu()
+
+        @seeded(42)
+        def body():
+            for _ in range(3):
+                yield torch_draws()
+
+        @seeded(43)
+        def turns_bad():
+            accelerator.bad_fork = True
+            for index in range(2):
+                for verb in ("get_state", "change"):
+                    accelerator.fail(index, verb)
+            yield torch_draws()
+
+        lower, upper, steps = rng_scope(1, devices=[0]), rng_scope(2), body()
+        drawn = [next(steps)]
+        lower.__enter__()
+        upper.__enter__()
+        assert list(turns_bad()) == [torch.rand(3, generator=hand_seeded(43)).tolist()]
+        with warnings.catch_warnings():
+            # They are left out of order on purpose.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            lower.__exit__(None, None, None)
+        drawn += list(steps)
+        upper.__exit__(None, None, None)
+        assert on_the_cpu() == before
+        reference = hand_seeded(42)
+        assert drawn == [torch.rand(3, generator=reference).tolist() for _ in range(3)]
+
+
+@needs_fork
+def test_what_was_used_before_a_fork_is_skipped_in_the_child(name):
+    """Law 4: that the accelerator is there was found before; streams keep where they stand."""
+    with simulated_cuda(2, name=name, breakable=True) as accelerator:
+        accelerator.start()
+        stream = RNGStream(5)
+        with rng_scope(1), stream:
+            pass
+        state, plain = RNGState.capture(), stream.state_dict()
+
+        def child():
+            before = on_the_cpu()
+            with rng_scope(42):
+                assert torch_draws() == torch.rand(3, generator=hand_seeded(42)).tolist()
+            with rng_scope(state):
+                pass
+            assert on_the_cpu() == before
+            state.restore(strict=False)
+            seed_all(3)
+            assert stream.state_dict() == plain
+            assert accelerator.states() == accelerator.fresh
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            in_child(child)
+        assert_usable(accelerator)
 
 
 @needs_fork

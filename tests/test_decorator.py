@@ -3,6 +3,7 @@
 import functools
 import inspect
 import random
+import sys
 import threading
 import warnings
 from unittest import mock
@@ -345,3 +346,26 @@ def test_a_scope_left_out_of_order_names_the_decorated_function(unchanged):
     assert warning.filename == __file__
     line = leaves_one_open.__wrapped__.__code__.co_firstlineno
     assert f"leaves_one_open at {__file__}:{line}" in str(warning.message)
+
+
+def test_a_scope_left_out_of_order_names_the_function_in_a_partial(unchanged):
+    """A partial has no name of its own."""
+    scope = rng_scope(5)
+
+    def leaves_one_open(number):
+        scope.__enter__()
+
+    with pytest.warns(RuntimeWarning, match="leaves_one_open at .*test_decorator.py"):
+        seeded(42)(functools.partial(functools.partial(leaves_one_open), 3))()
+    scope.__exit__(None, None, None)
+
+
+def test_a_scope_left_out_of_order_at_the_end_of_the_interpreter_is_silent(monkeypatch, unchanged):
+    """Bodies end in any order then, and nobody draws any more."""
+    lower, upper = rng_scope(1), rng_scope(2)
+    lower.__enter__()
+    upper.__enter__()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "is_finalizing", lambda: True)
+        lower.__exit__(None, None, None)
+    upper.__exit__(None, None, None)

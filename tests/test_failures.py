@@ -27,6 +27,7 @@ from rngscope._sources import SOURCES
 load_libraries()
 BY_NAME = {source.name: source for source in SOURCES}
 each_source = pytest.mark.parametrize("failing", NAMES)
+NOTHING_KEPT = ((), (), -1, (), -1, ())
 PAIRS = list(itertools.combinations(NAMES, 2))
 
 
@@ -206,6 +207,39 @@ def test_a_source_hit_once_at_exit_is_restored_after_all(failing, error, breaks,
 
 
 @each_source
+def test_two_interrupts_at_exit_both_come_out(failing, monkeypatch, road, unchanged):
+    """And the source is restored after all."""
+    source = BY_NAME[failing]
+    restore, interrupts = source.restore, [Interrupt("first"), Interrupt("second")]
+    left = iter(interrupts)
+
+    def interrupted(state):
+        for interrupt in left:
+            raise interrupt
+        restore(state)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        with rng_scope(42):
+            draw(failing)
+            monkeypatch.setattr(source, "restore", interrupted)
+    assert list(caught.value.exceptions) == interrupts and scopes == []
+
+
+@pytest.mark.skipif(not PAIRS, reason="needs two sources")
+def test_a_scope_left_out_of_order_tries_again_what_failed(breaks, road, unchanged):
+    """What it found goes where it goes without the error."""
+    lower, upper = rng_scope(1), rng_scope(2, sources=["python"])
+    lower.__enter__()
+    draw(NAMES[1])
+    upper.__enter__()
+    breaks(NAMES[1], "restore", OSError("broken"), times=1)
+    with pytest.raises(OSError, match="broken"):
+        lower.__exit__(None, None, None)
+    assert scopes == [upper]
+    upper.__exit__(None, None, None)
+
+
+@each_source
 def test_the_exception_of_the_body_stays_the_context(failing, breaks, road, public_states):
     """It is still there when a source cannot be restored."""
     raised, error = KeyError("body"), OSError("broken")
@@ -379,8 +413,7 @@ def test_an_interrupt_in_the_first_scope_of_all_harms_no_later_one(road, unchang
     before, check, goes_on = unchanged(), 0, True
     while goes_on:
         take_road(road == "fast")
-        monkeypatch.setattr(_sources, "_present", ())
-        monkeypatch.setattr(_sources, "_lengths", (-1, -1))
+        monkeypatch.setattr(_sources, "_kept", NOTHING_KEPT)
         goes_on = interrupted_at(check, rng_scope(42))
         assert locks_are_free(), check
         assert moved_between(before, unchanged()) == [], check

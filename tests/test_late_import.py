@@ -635,3 +635,121 @@ def test_a_library_that_cannot_be_seeded_warns_and_does_not_break_the_import(nam
         """,
         name,
     )
+
+
+# What is not the library ------------------------------------------------------------------
+
+NOT_THERE = """
+import random, sys, warnings
+
+sys.path[:] = [path for path in sys.path if "site-packages" not in path]
+from rngscope import _late_import, rng_scope
+"""
+
+
+def run_without_libraries(body, *args):
+    done = start(NOT_THERE + textwrap.dedent(body), *args)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_import_that_fails_in_a_scope_fails_as_ever():
+    """Nobody finds the library: the finder that listens says so, too."""
+    run_without_libraries(
+        """
+        with rng_scope(42):
+            first = random.random()
+            try:
+                import torch
+            except ModuleNotFoundError as error:
+                assert error.name == "torch" and error.__context__ is None
+            else:
+                raise AssertionError("there is one")
+        assert first == random.Random(42).random()
+        assert _late_import.pending == {"numpy.random", "torch"}
+        """
+    )
+
+
+def test_a_folder_with_the_name_of_a_library_is_not_the_library(tmp_path):
+    """It is a namespace package, which no loader runs."""
+    (tmp_path / "torch").mkdir()
+    run_without_libraries(
+        """
+        sys.path.insert(0, sys.argv[1])
+        for _ in range(2):
+            with rng_scope(42):
+                import torch
+                assert random.random() == random.Random(42).random()
+                del sys.modules["torch"]
+        assert "torch" in _late_import.pending
+        """,
+        str(tmp_path),
+    )
+
+
+def test_a_loader_of_several_modules_tells_of_the_library_only(tmp_path):
+    """A part that the library imports while it runs is not the library."""
+    (tmp_path / "torch.py").write_text("import part\nassert part.number\ndefault_generator = None")
+    (tmp_path / "part.py").write_text("number = 1")
+    run_without_libraries(
+        """
+        from importlib.machinery import ModuleSpec
+        from pathlib import Path
+
+        class Loader:
+            def create_module(self, spec):
+                return None
+
+            def exec_module(self, module):
+                path = Path(sys.argv[1]) / (module.__name__ + ".py")
+                exec(path.read_text(), vars(module))
+
+        class Finder:
+            loader = Loader()
+
+            def find_spec(self, name, path=None, target=None):
+                return ModuleSpec(name, self.loader) if name in ("torch", "part") else None
+
+        sys.meta_path.insert(0, Finder())
+        told = []
+        with rng_scope(42):
+            _late_import._when_it_appears = told.append
+            import torch
+        assert told == ["torch"]
+        assert "exec_module" not in vars(Finder.loader)
+        """,
+        str(tmp_path),
+    )
+
+
+def test_a_scope_that_ends_during_the_import_of_another_thread_hides_no_finder(tmp_path):
+    """That thread is on its way through the finders, where ours stood at the front."""
+    (tmp_path / "something.py").write_text("")
+    run_without_libraries(
+        """
+        import threading
+
+        sys.path.insert(0, sys.argv[1])
+        inside, go_on, imported = threading.Event(), threading.Event(), []
+
+        class Slow:
+            def find_spec(self, name, path=None, target=None):
+                if name == "something":
+                    inside.set()
+                    go_on.wait(60)
+
+        def work():
+            import something
+            imported.append(something)
+
+        sys.meta_path.insert(len(sys.meta_path) - 1, Slow())
+        with rng_scope(1):
+            thread = threading.Thread(target=work)
+            thread.start()
+            inside.wait(60)
+        go_on.set()
+        thread.join()
+        assert imported and type(sys.meta_path[-2]) is Slow
+        """,
+        str(tmp_path),
+    )

@@ -19,12 +19,11 @@ from rngscope import RNGState, _sources, rng_scope, seed_all, seeded  # noqa: E4
 def mps(monkeypatch):
     """Return the generator of a stand-in for Apple's GPU."""
     generator = torch.Generator().manual_seed(5)
-    _sources._lengths = (-1, -1)
     with monkeypatch.context() as patch:
+        patch.setattr(_sources, "_kept", ((), (), -1, (), -1, ()))
         patch.setattr(torch._C, "_has_mps", True)
         patch.setattr(torch.mps, "_get_default_mps_generator", lambda: generator)
         yield generator
-    _sources._lengths = (-1, -1)
 
 
 def seeded_draw(seed):
@@ -82,7 +81,7 @@ def test_the_state_of_mps_is_captured_and_restored(mps, unchanged):
 
 
 PRIVATE = """
-import random, types
+import random, types, warnings
 import torch
 
 random.seed(1)
@@ -127,7 +126,13 @@ def registered():
 
 with rng_scope(42):
     pass
+functions = module.manual_seed_all
+del module.manual_seed_all
 registered()
+# They may come later than the module.
+with rng_scope(1):
+    pass
+module.manual_seed_all = functions
 before = states()
 if IS_LATE:
     # Before it starts it has no generators that anybody could use.
@@ -159,6 +164,14 @@ assert states() == before
 with rng_scope(state):
     assert [draw(0), draw(1)] == first
 assert states() == before
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for whole, part in ((rng_scope(1), rng_scope(2, devices=[0])),) * 2:
+        whole.__enter__()
+        part.__enter__()
+        whole.__exit__(None, None, None)
+        part.__exit__(None, None, None)
+        assert states() == before
 with rng_scope(independent=True, seed=42):
     assert draw(0) != draw(1)
 with rng_scope():

@@ -34,15 +34,10 @@ def note(key, value=None):
 
 class Reporter:
     def pytest_runtest_logreport(self, report):
-        if report.when == "teardown":
-            self.pytest_unconfigure()
-
-    def pytest_unconfigure(self):
-        note("outside", hash(random.getstate()[1]))
+        note("between phases", hash(random.getstate()[1]))
 
 def pytest_configure(config):
     config.pluginmanager.register(Reporter())
-    Reporter().pytest_unconfigure()
 """
 
 
@@ -80,8 +75,8 @@ class Suite:
             key, value = json.loads(line)
             notes.setdefault(key, []).append(value)
         self.result = result
-        #: The state of Python's RNG before all tests, after each, and at the end.
-        self.outside = notes.pop("outside", [])
+        #: The state of Python's RNG after each phase.
+        self.between = notes.pop("between phases", [])
         return notes
 
 
@@ -182,8 +177,8 @@ def test_every_source_is_seeded(suite, monkeypatch, name):
     assert suite.notes("--rng-seed=7", passed=1)["draw"] == expected
 
 
-def test_the_outer_state_is_back_after_each_test(suite):
-    """Law: between seeded tests the program has its own RNGs."""
+def test_the_outer_state_is_back_after_each_phase(suite):
+    """Law: between the phases of seeded tests the program has its own RNGs."""
     suite.write(
         """
 @pytest.fixture(scope="module")
@@ -199,59 +194,7 @@ def test_b():
 """
     )
     suite.notes("--rng-seed=7", passed=2)
-    assert len(suite.outside) == 4 and len(set(suite.outside)) == 1
-
-
-INTERRUPTED = {
-    "by the user": """
-def test_last(number):
-    raise KeyboardInterrupt
-""",
-    "by another plugin": """
-def test_last(number):
-    pass
-""",
-    "by another plugin, and goes on": """
-def test_last(number):
-    pass
-
-def test_after():
-    pass
-""",
-}
-REFUSED = """
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item):
-    if item.name == "test_last":
-        raise ValueError
-    return (yield)
-"""
-
-
-@pytest.mark.parametrize("how", INTERRUPTED)
-def test_the_outer_state_is_back_after_a_test_that_is_not_torn_down(suite, how):
-    """Law: a run that is interrupted, by the user or by another plugin, ends as it began;
-    fixtures that pytest then tears down late go on with the stream of their test.
-    """
-    number = """
-@pytest.fixture
-def number():
-    note("number")
-    yield
-    note("number")
-
-def test_first():
-    pass
-"""
-    suite.write(number + INTERRUPTED[how])
-    if how != "by the user":
-        (suite.path / "conftest.py").write_text(CONFTEST + REFUSED)
-    errors = list(INTERRUPTED).index(how)
-    notes = suite.notes("--rng-seed=7", passed=2 if errors else 1, errors=errors)
-    assert suite.outside[0] == suite.outside[-1]
-    # Where the run goes on, it is the next test that tears the fixture down.
-    expected = draws(derive_seed(7, "test_it.py::test_last"), 2 if errors < 2 else 1)
-    assert notes["number"][: len(expected)] == expected
+    assert len(suite.between) == 6 and len(set(suite.between)) == 1
 
 
 THREE = """
@@ -280,11 +223,11 @@ def test_random_draws_a_seed_that_the_header_shows(suite):
     # To draw the seed moves no RNG of the program.
     (suite.path / "conftest.py").write_text(CONFTEST + "\nrandom.seed(5)\n")
     first = suite.notes("--rng-seed=random", passed=3)
-    outer = suite.outside
+    outer = suite.between
     flag = next(line for line in suite.result.outlines if line.startswith("rngscope:"))
     assert flag.startswith("rngscope: --rng-seed=") and flag.rpartition("=")[2].isdigit()
     assert suite.notes(flag.removeprefix("rngscope: "), passed=3) == first
-    assert suite.outside == outer
+    assert suite.between == outer
     assert suite.notes("--rng-seed=random", passed=3)["a"] != first["a"]
 
 
@@ -454,7 +397,7 @@ def test_b(breaks):
     )
     notes = suite.notes("--rng-seed=7", passed=1, errors=2)
     assert notes["b"] == draws(derive_seed(7, "test_it.py::test_b"), 1)
-    assert len(set(suite.outside)) == 1
+    assert len(set(suite.between)) == 1
     assert notes["finalizer"] == suite.notes("--rng-seed=7", passed=1, errors=2)["finalizer"]
 
 
@@ -567,24 +510,6 @@ def test_d():
     assert [line.split('"')[1][-6:] for line in shown] == ["test_a", "test_b"]
 
 
-def test_a_failure_before_the_seed_was_set_has_no_section(suite):
-    """Law: a test that another plugin refuses shows no seed, least of all that of the last."""
-    (suite.path / "conftest.py").write_text(
-        CONFTEST
-        + """
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item):
-    if item.name == "test_b":
-        raise ValueError
-    return (yield)
-"""
-    )
-    suite.write("def test_a():\n    pass\n\ndef test_b():\n    pass")
-    suite.notes("--rng-seed=7", passed=1, errors=2)
-    assert len(set(suite.outside)) == 1
-    assert "seed of this test" not in suite.result.stdout.str()
-
-
 def test_without_a_seed_failures_have_no_section(suite):
     """Law: there is no seed to show when none was asked for."""
     suite.write("def test_it():\n    assert False")
@@ -622,7 +547,7 @@ def test_module():
     )
     notes = suite.notes(*flags, passed=3)
     assert [notes[key] for key in ("42", "2", "1")] == [draws(42, 2), draws(2, 1), draws(1, 1)]
-    assert len(set(suite.outside)) == 1
+    assert len(set(suite.between)) == 1
 
 
 @pytest.mark.parametrize("flags", [[], ["--rng-seed=7"]])
@@ -730,6 +655,43 @@ def test_right():
     notes = suite.notes("--rng-seed=7", "--strict-markers", passed=1, errors=1)
     suite.result.stdout.fnmatch_lines([message])
     assert notes["right"] == draws(derive_seed(7, "test_it.py::test_right"), 1)
+
+
+def test_the_seed_of_a_marker_may_have_its_name(suite):
+    """Law: rng_seed(seed=42) is rng_seed(42)."""
+    suite.write("@pytest.mark.rng_seed(seed=42)\ndef test_it():\n    note('it')")
+    assert suite.notes(passed=1)["it"] == draws(42, 1)
+
+
+@pytest.mark.parametrize("flags", [["--rng-seed=7"], []])
+def test_a_thread_that_outlives_a_test_is_told_which_test_it_was(suite, flags):
+    """Law: a warning about order names the test, not a line of the plugin."""
+    suite.write(
+        """
+import threading
+from rngscope import rng_scope
+
+go_on, entered = threading.Event(), threading.Event()
+
+def work():
+    with rng_scope(1):
+        entered.set()
+        go_on.wait(60)
+
+@pytest.mark.rng_seed(3)
+def test_it():
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(60)
+
+def test_end():
+    go_on.set()
+"""
+    )
+    suite.notes(*flags, passed=2)
+    text = suite.result.stdout.str()
+    assert "the scope of test_it at" in text and "pytest_plugin.py" not in text
+    assert "_open_scopes.py" not in text
 
 
 # The fixture --------------------------------------------------------------------------------
@@ -1120,7 +1082,7 @@ def test_it(wide):
     )
     notes = suite.notes("--rng-seed=7", "--rng-leaks=warn", passed=1)
     assert notes["draw"] == draws(derive_seed(7, "test_it.py::test_it"), 1)
-    assert len(set(suite.outside)) == 1
+    assert len(set(suite.between)) == 1
     never_left = "module fixture 'wide' of test_it.py: never left"
     assert any(line.startswith(never_left) for line in summary(suite.result))
 
@@ -1153,10 +1115,10 @@ def test_end():
     suite.notes("--rng-leaks=error", passed=2)
 
 
-@pytest.mark.parametrize("verb, passed", [("getstate", 1), ("setstate", 2)])
-def test_streams_that_cannot_be_taken_up_leave_nothing_half_done(suite, verb, passed):
-    """Law: RNGs that cannot be saved are an error before the test, those that cannot be put
-    back one after it; the next test is as ever.
+@pytest.mark.parametrize("verb, errors", [("getstate", 1), ("setstate", 2)])
+def test_streams_that_cannot_be_taken_up_leave_nothing_half_done(suite, verb, errors):
+    """Law: a test whose RNGs cannot be saved, or put back, is an error in each phase that ran;
+    the next test is as ever.
     """
     suite.write(
         f"""
@@ -1174,42 +1136,9 @@ def test_next():
     )
     suite.run("--rng-seed=7")
     notes = suite.notes("--rng-seed=7", "-k", "next", passed=1)
-    again = suite.notes("--rng-seed=7", errors=1, passed=passed)
+    again = suite.notes("--rng-seed=7", errors=errors, passed=1)
     assert again["next"] == notes["next"]
-    assert len(set(suite.outside)) == 1
-
-
-def test_a_test_whose_stream_is_lost_is_torn_down_all_the_same(suite):
-    """Law: what was set up is torn down, even where the stream cannot be taken up again."""
-    suite.write(
-        """
-class Broken(random.Random):
-    def setstate(self, state):
-        raise OSError("no entropy today")
-
-@pytest.fixture
-def first():
-    yield
-    note("torn down", 1)
-
-@pytest.fixture
-def second(request):
-    request.getfixturevalue("wide")
-
-@pytest.fixture(scope="module")
-def wide():
-    pass
-
-@pytest.mark.rng_seed(1, generators=[Broken()])
-def test_broken(first, second):
-    pass
-
-def test_next():
-    pass
-"""
-    )
-    assert suite.notes(errors=2, passed=1)["torn down"]
-    assert len(set(suite.outside)) == 1
+    assert len(set(suite.between)) == 1
 
 
 # Other kinds of tests and other plugins -----------------------------------------------------
@@ -1389,7 +1318,7 @@ async def test_b(wide):
     assert notes["a"] == draws(derive_seed(7, "test_it.py::test_a"), 3)
     alone = suite.notes("--rng-seed=7", "-k", "test_b", plugins=["asyncio"], passed=1)
     assert alone["wide"] == notes["wide"] and alone["b"] == notes["b"]
-    assert len(set(suite.outside)) == 1
+    assert len(set(suite.between)) == 1
 
 
 # pytest-randomly ----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 from rngscope import RNGState, RNGStream, rng_scope, seeded
 from rngscope._sources import SOURCES
 from rngscope._sources.memory import SeedImages
+from rngscope._sources.patient_lock import PatientLock
 
 BY_NAME = {source.name: source for source in SOURCES}
 
@@ -322,6 +323,61 @@ def test_a_torch_state_that_cannot_be_is_refused(offset, value, kind):
         check_torch_state(changed(state, offset, value, kind), "state")
     with pytest.raises(ValueError, match="state is no state of a CPU generator"):
         check_torch_state(state[:24] + bytes(624 * 8) + state[24 + 624 * 8 :], "state")
+
+
+def test_what_torch_itself_refuses_is_a_value_error(monkeypatch):
+    """A torch with another layout checks alone."""
+    pytest.importorskip("torch")
+    from rngscope._sources import torch_cpu
+
+    state = torch_cpu.tensor_bytes(torch_cpu.torch_module().Generator().get_state())
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_cpu, "_STATE_BYTES", 0)
+        with pytest.raises(ValueError, match="state is no state of a CPU generator: .*Invalid"):
+            torch_cpu.check_torch_state(changed(state, 8, 0, "=i"), "state")
+
+
+def test_a_lock_of_numpy_that_is_not_to_be_had_is_not_waited_for_for_ever(monkeypatch, unchanged):
+    """Every verb goes on without it, and lets go only what it holds."""
+    numpy = pytest.importorskip("numpy")
+    pytest.importorskip("numpy.random")
+    from rngscope._sources import numpy as numpy_source
+
+    held, done = threading.Event(), threading.Event()
+    lock = numpy.random.get_bit_generator().lock
+
+    def hold():
+        with lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    monkeypatch.setattr(numpy_source, "PATIENCE", 0.01)
+    try:
+        for seed in (None, 42):
+            with rng_scope(seed, sources=["numpy"]):
+                pass
+    finally:
+        done.set()
+        thread.join()
+    assert lock.acquire(blocking=False)
+    lock.release()
+
+
+def test_a_patient_lock_that_is_not_had_is_not_released():
+    """For NumPys whose lock is not reentrant."""
+    real = threading.Lock()
+    real.acquire()
+    lock = PatientLock(real)
+    assert not lock.acquire(True, 0.01)
+    lock.release()
+    assert real.locked()
+    real.release()
+    with lock:
+        assert real.locked()
+    assert not real.locked()
 
 
 def test_switches_go_back_although_torch_is_hidden_meanwhile(monkeypatch):

@@ -15,7 +15,14 @@ import textwrap
 import pytest
 from by_hand import NAMES, cache_gaussians, draw, expected, words
 
-from rngscope import RNGState, assert_rng_unchanged, derive_seed, rng_scope, seed_all
+from rngscope import (
+    RNGState,
+    _open_scopes,
+    assert_rng_unchanged,
+    derive_seed,
+    rng_scope,
+    seed_all,
+)
 from rngscope._sources import SOURCES
 from rngscope._state import _checksum
 
@@ -288,6 +295,58 @@ def test_one_that_cannot_be_restored_leaves_all_as_they_were(unchanged):
     with pytest.raises(ValueError, match=r"generators\[1\] is a numpy.random.RandomState"):
         state.restore(generators=[first, np.random.RandomState(1)])
     assert first.getstate() == random.Random(9).getstate()
+
+
+@pytest.mark.skipif("torch" not in NAMES, reason="needs torch")
+def test_the_state_of_a_generator_on_another_kind_of_device_is_refused(unchanged):
+    """It can be loaded anywhere, and restored where it comes from."""
+    import torch
+
+    plain = RNGState.capture(sources=[], generators=[torch.Generator()]).state_dict()
+    plain["generators"][0].update(device="cuda:0", state="00" * 16)
+    state = RNGState.from_state_dict(resealed(plain))
+    assert state.state_dict() == resealed(plain)
+    generator = torch.Generator().manual_seed(5)
+    with pytest.raises(ValueError, match=r"generators\[0\] runs on 'cpu', but the state is one of"):
+        state.restore(generators=[generator])
+    assert generator.initial_seed() == 5
+
+
+def test_the_state_of_a_gpu_that_is_not_there_is_left_out(unchanged):
+    """A checkpoint from a machine with GPUs, on one without."""
+    with rng_scope(42):
+        plain = RNGState.capture(sources=["python"]).state_dict()
+    states = {"0": "01" * 8 + "04" + "00" * 7}
+    plain["sources"]["cuda"] = {"count": 1, "states": states}
+    state = RNGState.from_state_dict(resealed(plain))
+    if "cuda" in RNGState.capture(sources=["cuda"]).fingerprints():
+        pytest.skip("needs a machine without a started CUDA GPU")
+    before = unchanged()
+    with rng_scope():
+        with pytest.warns(RuntimeWarning, match="not restored: .*'cuda'"):
+            state.restore(strict=False)
+        assert draw("python") == expected("python", 42)[0]
+    assert unchanged() == before
+
+
+def test_a_body_that_ends_while_states_are_captured_is_left_then(unchanged):
+    """Its scope waits for the capture, and no longer."""
+    before = unchanged()
+
+    def undecorated():
+        with rng_scope(1):
+            yield
+
+    bodies = [undecorated()]
+    next(bodies[0])
+
+    class Last(random.Random):
+        def getstate(self):
+            bodies.clear()
+            return super().getstate()
+
+    RNGState.capture(sources=[], generators=[Last(1)])
+    assert _open_scopes._deferred == [] and unchanged() == before
 
 
 # Plain form -------------------------------------------------------------------------------
@@ -984,3 +1043,37 @@ def test_the_check_leaves_no_trace(road, unchanged):
     with assert_rng_unchanged() as check:
         assert unchanged() == before
     assert isinstance(check, assert_rng_unchanged)
+
+
+BEFORE_TORCH = """
+import json, sys, warnings
+
+from rngscope import RNGState, rng_scope
+
+plain = json.loads(sys.argv[1])
+state = RNGState.from_state_dict(plain)
+import torch
+
+for act in (state.restore, rng_scope(state).__enter__):
+    before = torch.get_rng_state().tolist()
+    try:
+        act()
+    except ValueError as error:
+        assert "its words cannot be" in str(error), error
+    else:
+        raise AssertionError("it was taken")
+    assert torch.get_rng_state().tolist() == before
+"""
+
+
+@pytest.mark.skipif("torch" not in NAMES, reason="needs torch")
+def test_a_state_that_was_loaded_before_its_library_is_checked_when_it_is_used(unchanged):
+    """Restored or replayed: words of which every draw is zero are refused."""
+    plain = RNGState.capture(sources=["torch"]).state_dict()
+    state = plain["sources"]["torch"]["state"]
+    plain["sources"]["torch"]["state"] = state[:48] + "00" * (624 * 8) + state[48 + 624 * 16 :]
+    program = [sys.executable, "-c", BEFORE_TORCH, json.dumps(resealed(plain))]
+    done = subprocess.run(
+        program, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

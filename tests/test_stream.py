@@ -16,10 +16,12 @@ import warnings
 
 import pytest
 from by_hand import NAMES, cache_gaussians, draw, expected, public_states
+from test_state import draw_own, own_generators
 
 from rngscope import RNGStream, _open_scopes
 from rngscope import _stream as stream_module
 from rngscope import derive_seed, rng_scope, seeded
+from rngscope._state import _checksum
 
 each_source = pytest.mark.parametrize("name", NAMES)
 
@@ -53,6 +55,37 @@ def test_each_use_continues_where_the_last_one_stopped(name, stream, road, uncha
             drawn.append(draw(name))
         assert unchanged() == before
     assert drawn == expected(name, 42, 3)
+
+
+def test_generators_go_through_a_state_dict_too(unchanged):
+    """Each comes back to the bit, and only to one of its kind."""
+    made, resumed = own_generators(), own_generators()
+    stream = RNGStream(42, generators=made)
+    with stream:
+        for generator in made:
+            draw_own(generator)
+    plain = json.loads(json.dumps(stream.state_dict()))
+    other = RNGStream(42, generators=resumed)
+    other.load_state_dict(plain)
+    with stream, other:
+        pass
+    with stream:
+        wanted = [draw_own(generator) for generator in made]
+    with other:
+        assert [draw_own(generator) for generator in resumed] == wanted
+    if len(made) > 1:
+        mixed = RNGStream(42, generators=resumed[::-1])
+        with pytest.raises(ValueError, match=r"generators\[0\] is a .*, but the state is one of"):
+            mixed.load_state_dict(plain)
+
+
+def test_switches_are_no_part_of_a_state_dict(unchanged):
+    """A dict that says otherwise is refused."""
+    stream = RNGStream(42, deterministic=True)
+    plain = stream.state_dict()
+    plain["states"]["determinism"] = {}
+    with pytest.raises(ValueError, match="holds 'determinism', which is unknown here"):
+        stream.load_state_dict({**plain, "checksum": _checksum(plain)})
 
 
 @each_source

@@ -1249,6 +1249,52 @@ def run_program(program, *options):
     )
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_body_that_is_closed_while_the_interpreter_ends_gets_no_stream(
+    is_async, monkeypatch, unchanged
+):
+    """The libraries may be gone: nothing is taken up any more, and the body ends all the same."""
+    ending, drawn = [], []
+    monkeypatch.setattr(sys, "is_finalizing", lambda: bool(ending))
+
+    def draw_at_end():
+        drawn.append(draw("python"))
+
+    if is_async:
+
+        @seeded(42)
+        async def body():
+            try:
+                yield
+            finally:
+                draw_at_end()
+
+        made = body()
+        with pytest.raises(StopIteration):
+            made.__anext__().send(None)
+        close = functools.partial(made.aclose().send, None)
+    else:
+
+        @seeded(42)
+        def body():
+            try:
+                yield
+            finally:
+                draw_at_end()
+
+        made = body()
+        next(made)
+        close = made.close
+    with rng_scope(7):
+        ending.append(True)
+        with contextlib.suppress(StopIteration):
+            close()
+        del made, close
+        gc.collect()
+        ending.clear()
+        assert drawn == expected("python", 7)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("decorate", ["seeded(42)", "RNGStream(42)", "lambda body: body"])
 def test_bodies_that_outlive_the_program_end_in_silence(name, decorate):

@@ -311,6 +311,37 @@ def test_scopes_of_other_threads_are_forgotten_in_the_child(place, unchanged):
 
 
 @needs_fork
+@out_of_order
+@pytest.mark.skipif(len(NAMES) < 2, reason="needs two sources")
+def test_what_scopes_of_other_threads_found_goes_to_the_next_that_covers_it(unchanged):
+    """For each source to another one, if they cover different ones."""
+    outer = values()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def work():
+        with rng_scope(1):
+            entered.set()
+            assert go_on.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(60)
+    try:
+        with rng_scope(2, sources=["python"]), rng_scope(3, sources=NAMES[1:]):
+
+            def act():
+                for scope in reversed(_open_scopes.scopes):
+                    scope.__exit__(None, None, None)
+                return values()
+
+            seen = in_child(act)
+    finally:
+        go_on.set()
+        thread.join()
+    assert {**seen, "python": None} == {**outer, "python": None}
+
+
+@needs_fork
 def test_the_lock_is_not_inherited_locked(unchanged):
     """A thread that is entering scopes all the while never leaves the child without it."""
     stop = threading.Event()

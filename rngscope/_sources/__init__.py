@@ -54,6 +54,7 @@ if TYPE_CHECKING:
             """Append to ``saved`` what ``save`` returns, then seed.
 
             Appended before anything changes, so that an interrupt in between loses nothing.
+            Asked only of the sources in ``SOURCES``.
             """
 
         def capture(self) -> Any:
@@ -81,7 +82,7 @@ if TYPE_CHECKING:
     # devices of theirs: pass_on(upper, state) -> (upper, displaced, rest).
 
 
-_PRIVATE = PrivateSource("")
+_PRIVATE = PrivateSource()
 
 #: All sources. Accelerators first: they alone refuse an entry, and then nothing is touched.
 SOURCES: tuple[Any, ...] = (
@@ -102,51 +103,45 @@ _BY_NAME: dict[str, Any] = {s.name: s for s in SOURCES if not isinstance(s, Priv
 LIBRARIES = {"numpy.random": numpy_random, "torch": torch_module}
 
 
-#: What ``present`` found last among all sources; it holds while torch's namespaces keep their
-#: lengths and no library that was missing is there.
-_present: tuple[Any, ...] = ()
-_namespaces: tuple[Any, ...] = ({}, {})
-_lengths = (-1, -1)
-_missing: tuple[str, ...] = ()
+#: What ``present`` found last among all sources, and what makes it old: another length of
+#: torch's namespaces, or one of the libraries that were missing.
+_kept: tuple[Any, ...] = ((), (), -1, (), -1, ())
 
 
 def present(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     """Return those of the sources that are there now.
 
-    Every entry of a scope asks, so the answer for all sources is kept.
+    Every entry of a scope asks, so the answer for all sources is kept. In a forked child it
+    may hold accelerators that cannot be used there.
     """
     if sources is not SOURCES:
         return tuple([source for source in sources if source.is_present()])
-    names, more_names = _namespaces
-    if (len(names), len(more_names)) == _lengths:
-        for library in _missing:
+    found, names, length, more_names, more_length, missing = _kept
+    if len(names) == length and len(more_names) == more_length:
+        for library in missing:
             if library in sys.modules:
                 break
         else:
-            return _present
+            return found  # type: ignore[no-any-return]
     return _find_present()
 
 
 def _find_present() -> tuple[Source, ...]:
     """Look at every source, and keep the answer if it will last."""
-    global _present, _namespaces, _lengths, _missing
+    global _kept
     missing = tuple(library for library in LIBRARIES if library not in sys.modules)
-    # A private backend registers in torch's namespaces, but it starts unseen.
-    lasts = not _PRIVATE.is_built() or _PRIVATE.is_present()
-    for library, find in LIBRARIES.items():
-        # One that is just being imported appears without a change of what is looked at.
-        lasts = lasts and (library in missing or find() is not None)
-    namespaces: tuple[Any, ...] = ({}, {})
-    if "torch" not in missing and lasts:
+    # What is just being imported becomes present without a sign.
+    is_settled = all(n in missing or find() is not None for n, find in LIBRARIES.items())
+    names: dict[str, Any] = {}
+    more_names: dict[str, Any] = {}
+    if is_settled and "torch" not in missing:
         torch = sys.modules["torch"]
-        namespaces = torch.__dict__, torch._C.__dict__
-    lengths = len(namespaces[0]), len(namespaces[1])
+        names, more_names = torch.__dict__, torch._C.__dict__
+    lengths = len(names), len(more_names)
     found = tuple(source for source in SOURCES if source.is_present())
-    # The lengths last: an interrupt in between must not make an old answer valid.
-    _lengths = (-1, -1)
-    if lasts:
-        _present, _namespaces, _missing = found, namespaces, missing
-        _lengths = lengths
+    # So does a private backend that is registered and has not started.
+    if is_settled and (_PRIVATE.name not in names or _PRIVATE in found):
+        _kept = (found, names, lengths[0], more_names, lengths[1], missing)
     return found
 
 

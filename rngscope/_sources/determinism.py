@@ -59,10 +59,6 @@ class DeterminismSource:
         else:
             os.environ[_WORKSPACE] = workspace
 
-    def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
-        saved.append(self.save())
-        self.seed(seed, independent)
-
     def seed(self, seed: int, independent: bool) -> None:
         torch_c = sys.modules["torch"]._C
         workspace = os.environ.get(_WORKSPACE, ":4096:8")

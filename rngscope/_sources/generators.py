@@ -70,10 +70,6 @@ class GeneratorSource:
         """
         self.verbs.check(self.generator, state, self.name)
 
-    def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
-        saved.append(self.save())
-        self.seed(seed, independent)
-
     def seed(self, seed: int, independent: bool) -> None:
         if independent:
             seed = source_seed(seed, "generators", self.position)

@@ -29,10 +29,6 @@ class PatientLock:
         self.is_held = self.lock.acquire(blocking, timeout)
         return self.is_held
 
-    def _is_owned(self) -> bool:
-        # The name that reentrant locks use.
-        return self.is_held
-
     def release(self) -> None:
         if self.is_held:
             self.is_held = False
@@ -42,5 +38,4 @@ class PatientLock:
         self.acquire()
 
     def __exit__(self, *error: object) -> None:
-        if self.is_held:
-            self.release()
+        self.release()

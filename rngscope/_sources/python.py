@@ -48,12 +48,10 @@ class PythonSource:
 
     def restore(self, state: Any) -> None:
         view = self._view
-        if view is None:
-            view = self._open_view()
-        if view is False or len(state) != 2:
-            _GLOBAL.setstate(as_tuple(state))
-        else:
+        if view and len(state) == 2:
             view[:], _GLOBAL.gauss_next = state  # type: ignore[index, attr-defined]
+        else:
+            _GLOBAL.setstate(as_tuple(state))
 
     replay = restore
 
@@ -66,7 +64,7 @@ class PythonSource:
             seed = source_seed(seed, self.name)
         image = self._images.get(seed)
         if image is None:
-            is_fast = self._view is not False
+            is_fast = bool(self._view)
             is_kept = self._images.wants(seed)
             if not is_kept and not (is_fast and seed >= mersenne.SHARED):
                 mersenne.SEED(_GLOBAL, seed)

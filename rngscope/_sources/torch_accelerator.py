@@ -85,6 +85,10 @@ class AcceleratorSource:
         few, many = (self, other) if self.devices is not None else (other, self)
         return few.limited_to(tuple(i for i in few.devices or () if many._has(i)))
 
+    def shares_with(self, other: AcceleratorSource) -> bool:
+        """Tell whether there is a device that both cover."""
+        return self.shared_with(other).devices != ()
+
     def beyond(self, other: AcceleratorSource) -> AcceleratorSource:
         """Return this source over the devices that the other one does not cover."""
         if self.devices is not None:
@@ -164,7 +168,7 @@ class AcceleratorSource:
             return {i: g.get_state() for i, g in self.covered(module).items()}
         with PatientLock(module._initialization_lock):
             if not module.is_initialized():
-                return QueuedState(self, module)
+                return _restored_last(self, module) or QueuedState(self, module)
         return self.save()
 
     def capture(self) -> Any:
@@ -177,7 +181,11 @@ class AcceleratorSource:
         # What is only queued has no state yet.
         parts = state if isinstance(state, tuple) else (state,)
         found = {i: s for part in parts if isinstance(part, dict) for i, s in part.items()}
-        return CapturedStates(found, len(self.generators(self.module()))) if found else None
+        if not found:
+            return None
+        # Not self.module(): in a forked child, where it is None, the generators still count.
+        module = sys.modules["torch"].__dict__[self.name]
+        return CapturedStates(found, len(self.generators(module)))
 
     def restore(self, state: Any) -> None:
         if isinstance(state, tuple):
@@ -207,9 +215,6 @@ class AcceleratorSource:
         self._change(_Seed(self, seed, independent))
 
     def replay(self, state: CapturedStates) -> None:
-        module = self.module()
-        if module is None:
-            return
         self._change(_Replay(self, state))
 
     def is_present(self) -> bool:
@@ -236,6 +241,7 @@ class AcceleratorSource:
         """Change the covered generators now, or as soon as they exist."""
         module = self.module()
         if module is None:
+            # That it was present may have been found before a fork.
             return
         if not self.is_started(module):
             with PatientLock(module._initialization_lock):
@@ -342,6 +348,12 @@ class MpsSource(AcceleratorSource):
 class PrivateSource(AcceleratorSource):
     """The private backend that the program registered with torch, under its own name."""
 
+    def __init__(
+        self, name: str = "", devices: Devices = None, without: tuple[int | None, ...] = ()
+    ) -> None:
+        # The same for all of them, whatever the name is by then.
+        super().__init__("privateuseone", devices, without)
+
     @property
     def name(self) -> str:
         torch = torch_module()
@@ -423,26 +435,36 @@ class QueuedState:
         if self.mark.states and not self.source.is_started(module):
             # A start that failed later on has run the mark, and what came after it.
             self.source.set_each(module, self.states(module))
-        place = next((i for i, entry in enumerate(queue) if entry[0] is self.mark), None)
+        place = self._place_in(queue)
         if place is None:
             self._queue_again(module)
             return
         before, after = queue[:place], queue[place + 1 :]
         is_whole = self.source.devices is None and not self.source.without
-        if not is_whole and self._reaches_beyond(after + module._lazy_seed_tracker.call_order):
-            _append(module, _Restore(self))
-            return
+        if not is_whole:
+            tracked = module._lazy_seed_tracker.call_order
+            if self._reaches_beyond(after + tracked) or self._is_seen_by_others(after):
+                _append(module, _Restore(self))
+                return
         if is_whole:
             after = [entry for entry in after if not self._is_about_rngs(entry[0])]
         else:
             after = [entry for entry in after if not self._is_of_covered(entry[0])]
             after = [e for e in after if not isinstance(e[0], _Mark) or e[0].is_needed(self)]
-        if self.mark.is_needed(self):
+        if queue[place][0] is not self.mark or self.mark.is_needed(self):
             after.insert(0, queue[place])
         queue[:] = before + after
         self.mark.give_seeds_back(module, [call for call, _ in after])
         for overlay in self.overlays:
             overlay.put_back(module)
+
+    def _place_in(self, queue: list[Any]) -> int | None:
+        """Return the last point of the queue at which this state holds."""
+        for place in reversed(range(len(queue))):
+            call = queue[place][0]
+            if call is self.mark or (isinstance(call, _Restore) and call.state is self):
+                return place
+        return None
 
     def _queue_again(self, module: Any) -> None:
         """Put back a state of a body that was put aside: what it had queued is queued anew."""
@@ -509,10 +531,23 @@ class QueuedState:
                 continue
             if isinstance(entry[0], _Change):
                 other = entry[0].source
-                if self.source.shared_with(other).devices == () or self._is_of_covered(entry[0]):
+                if not self.source.shares_with(other) or self._is_of_covered(entry[0]):
                     continue
             if self._is_about_rngs(entry[0]):
                 return True
+        return False
+
+    def _is_seen_by_others(self, entries: list[Any]) -> bool:
+        """Tell whether a change that would be taken out is part of another state."""
+        changed: list[AcceleratorSource] = []
+        for call, _ in entries:
+            if isinstance(call, _Mark):
+                others = [state() for state in call.states_of_it]
+                for other in others:
+                    if other not in (None, self) and any(map(other.source.shares_with, changed)):
+                        return True
+            elif self._is_of_covered(call):
+                changed.append(call.source)
         return False
 
     def _is_of_covered(self, call: Any) -> bool:
@@ -579,8 +614,10 @@ class _Change:
     def __init__(self, source: AcceleratorSource) -> None:
         self.source = source
 
-    def apply(self, module: Any, generators: dict[int, Any]) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def apply(self, module: Any, generators: dict[int, Any]) -> None:
+            """Change these generators of a started accelerator, by device index."""
 
     def __call__(self) -> None:
         module = self.source.module()
@@ -639,6 +676,18 @@ class _Restore(_Change):
 
     def apply(self, module: Any, generators: dict[int, Any]) -> None:
         self.source.set_each(module, self.state.states(module))
+
+
+def _restored_last(source: AcceleratorSource, module: Any) -> QueuedState | None:
+    """Return the state that was put back last, if it is what would be saved now.
+
+    So a body that suspends again and again does not make the queue longer.
+    """
+    last = module._queued_calls[-1][0] if module._queued_calls else None
+    if isinstance(last, _Restore) and not module._lazy_seed_tracker.call_order:
+        if last.source.covers_as(source):
+            return last.state
+    return None
 
 
 def _queue_seeds(module: Any) -> None:
