@@ -678,11 +678,15 @@ def work():
         entered.set()
         go_on.wait(60)
 
-@pytest.mark.rng_seed(3)
-def test_it():
-    thread = threading.Thread(target=work)
-    thread.start()
+@pytest.fixture
+def thread():
+    yield
+    threading.Thread(target=work).start()
     assert entered.wait(60)
+
+@pytest.mark.rng_seed(3)
+def test_it(thread):
+    pass
 
 def test_end():
     go_on.set()
