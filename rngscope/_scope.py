@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rngscope._open_scopes import OpenScope, change_together
-from rngscope._seeds import check_seed
-from rngscope._sources import choose, present
+from rngscope._seeds import check_seed, short_repr
+from rngscope._sources import choose, load_what_is_lazy, present
 from rngscope._state import RNGState, replayed_states
 
 TYPE_CHECKING = False
@@ -37,9 +37,15 @@ class rng_scope(OpenScope):
 
     Raises:
         TypeError: an argument of the wrong type; nothing has been touched.
-        ValueError: a seed out of range, an unknown source or device.
+        ValueError: a seed out of range, an unknown source, generators that a state does not
+            fit; at entry a device that does not exist, or a state of another number of
+            devices. Then everything is as it was.
         RuntimeError: at entry, if the scope is open already, or if it covers CUDA while a
-            graph is captured.
+            graph is captured; at exit, if one is captured then, after all else is back.
+        ExceptionGroup: several sources could not be put back; all others were.
+
+    Warns:
+        RuntimeWarning: scopes are left out of order; both are named.
 
     Example:
         >>> import random
@@ -93,6 +99,11 @@ class rng_scope(OpenScope):
         sources, independent, begins = self.sources, self.independent, self.begins_anyhow
         if seed is None:
             return sources, None, independent, None, begins
+        if callable(seed):
+            raise TypeError(
+                f"seed must be an integer, an RNGState or None, not {type(seed).__name__}: "
+                f"{short_repr(seed)}; a decorator needs parentheses: write @rng_scope(42)"
+            )
         if isinstance(seed, RNGState):
             return sources, None, independent, replayed_states(seed, sources), True
         return sources, check_seed(seed), independent, None, begins
@@ -131,5 +142,7 @@ def seed_all(
     number = check_seed(seed)
     if type(independent) is not bool:
         raise TypeError(f"independent must be True or False, not {independent!r}")
-    chosen = present(choose(sources, devices))
+    chosen = choose(sources, devices)
+    load_what_is_lazy(chosen)
+    chosen = present(chosen)
     change_together([(source, source.seed, (number, independent)) for source in chosen])

@@ -51,11 +51,13 @@ def seeded(
     Generator, coroutine and async generator functions keep a stream of their own: it is
     put aside whenever the body suspends, and the caller has its own RNGs meanwhile. Of a
     function that only *returns* a generator or a coroutine, the call is the scope. Of a
-    class, each method named ``test*`` is decorated, inherited ones included.
+    class, each method named ``test*`` is decorated, inherited ones included, and no other:
+    ``setUp`` and fixtures run outside.
 
     Args:
         seed: as in ``rng_scope``.
-        seed_from: called with the arguments of each call; returns the seed.
+        seed_from: called with the arguments of each call; returns the seed. What it raises,
+            and a seed that is none, comes out of the call before anything is touched.
         sources, devices, generators, independent, deterministic: as in ``rng_scope``.
 
     Raises:

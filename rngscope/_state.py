@@ -7,14 +7,14 @@ import warnings
 
 from rngscope._open_scopes import change_together, leave_deferred, lock
 from rngscope._seeds import short_repr
-from rngscope._sources import SOURCES, choose
+from rngscope._sources import SOURCES, choose, load_what_is_lazy
 from rngscope._sources.generators import GeneratorSource, dump_generator, load_generator
 from rngscope._sources.plain import check_keys, load_hex
 from rngscope._sources.torch_accelerator import AcceleratorSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from types import TracebackType
     from typing import Any, NoReturn, Self, TypeVar
 
@@ -84,7 +84,8 @@ class RNGState:
         return cls._captured(choose(sources, devices, generators))
 
     @classmethod
-    def _captured(cls, chosen: Iterable[Source]) -> Self:
+    def _captured(cls, chosen: Collection[Source]) -> Self:
+        load_what_is_lazy(chosen)
         with lock:
             captured = [(source, source.capture()) for source in chosen]
         leave_deferred()
@@ -111,6 +112,7 @@ class RNGState:
         """
         if type(strict) is not bool:
             raise TypeError(f"strict must be True or False, not {short_repr(strict)}")
+        load_what_is_lazy(SOURCES)
         by_name: dict[str, Any] = {source.name: source for source in SOURCES}
         mine = [source for source in choose([], None, generators)]
         states = replayed_states(self, mine)
@@ -203,6 +205,10 @@ class RNGState:
         """Return the state that ``state_dict()`` wrote, after checking every field.
 
         A state of other library versions loads with a ``RuntimeWarning``.
+
+        Args:
+            state_dict: what ``state_dict()`` returned, in whatever form it was kept since:
+                dict, list, str, int, float and None.
 
         Raises:
             ValueError: naming the field that is wrong.
@@ -381,11 +387,15 @@ class assert_rng_unchanged:
     Sources that are there only at one end (torch imported, CUDA started meanwhile) are no
     change.
 
+    Nothing is checked when the block raises.
+
     Args:
         sources, devices: as in ``rng_scope``.
 
     Raises:
+        TypeError, ValueError: an argument is wrong.
         AssertionError: at exit, naming the sources that moved.
+        RuntimeError: a CUDA graph is being captured.
 
     Example:
         >>> import random
@@ -397,8 +407,16 @@ class assert_rng_unchanged:
     __slots__ = ("_sources", "_before")
 
     def __init__(
-        self, *, sources: Iterable[str] | None = None, devices: Iterable[Any] | None = None
+        self,
+        *wrong: NoReturn,
+        sources: Iterable[str] | None = None,
+        devices: Iterable[Any] | None = None,
     ) -> None:
+        if wrong:
+            raise TypeError(
+                "assert_rng_unchanged needs parentheses as a decorator: write "
+                "@assert_rng_unchanged(); sources and devices are given by name"
+            )
         self._sources = choose(sources, devices)
         self._before: list[RNGState] = []
 

@@ -164,6 +164,9 @@ class RNGStream:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on, at the next entry, where the stream that wrote ``state_dict`` stopped.
 
+        Its seed replaces the one of this stream, for ``reset()`` too. States of other library
+        versions load with a ``RuntimeWarning``.
+
         Args:
             state_dict: what ``state_dict()`` returned for a stream of the same options.
 

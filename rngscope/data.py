@@ -123,7 +123,7 @@ class per_item:
             index: number or, in a data set with names for its items, name.
 
         Raises:
-            TypeError: it is neither.
+            TypeError: it is neither, or negative in a data set without a length.
         """
         if isinstance(index, str):
             return derive_seed(self.seed, "item", self.epoch, index)
@@ -177,7 +177,8 @@ def _shared(number: int) -> Any:
 
 def _kept(items: Any) -> Any:
     """Return a copy of a list; what is no list is left for ``rng_scope`` to refuse."""
-    return list(items) if hasattr(items, "__iter__") and not isinstance(items, str) else items
+    is_text = isinstance(items, (str, bytes))
+    return list(items) if hasattr(items, "__iter__") and not is_text else items
 
 
 def _check_map_style(dataset: Any) -> None:
@@ -209,6 +210,8 @@ def seed_worker(worker_id: int, *, rank: int | None = None) -> None:
 
     Raises:
         RuntimeError: it was not called in a worker.
+        TypeError: ``rank`` is no integer.
+        ValueError: the environment variable ``RANK`` is no number.
     """
     from torch.utils.data import get_worker_info
 

@@ -20,7 +20,7 @@ from rngscope._state import RNGState, replay_together
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from typing import Any, Protocol, SupportsIndex
 
     class Stateful(Protocol):
@@ -281,7 +281,7 @@ def _on_current_device(sources: Iterable[Any]) -> list[Any]:
     return [s.limited_to((None,)) if isinstance(s, AcceleratorSource) else s for s in sources]
 
 
-def _capture(sources: Iterable[Any]) -> RNGState:
+def _capture(sources: Collection[Any]) -> RNGState:
     """Return the state of the sources that are there.
 
     An accelerator's single device is number 0 of one: on another rank it has another number.

@@ -21,7 +21,7 @@ from rngscope._errors import raise_together
 from rngscope._open_scopes import OpenScope, scopes
 from rngscope._scope import rng_scope, seed_all
 from rngscope._seeds import check_seed, derive_seed
-from rngscope._sources import SOURCES, choose
+from rngscope._sources import SOURCES, choose, load_what_is_lazy
 from rngscope._sources.torch_cpu import tensor_bytes, torch_module
 from rngscope._state import RNGState
 
@@ -495,9 +495,8 @@ class _Stretch:
         """Remember where the RNGs stand under the scopes of this stretch."""
         if not self.run.leaks:
             return
-        if "numpy" in sys.modules:
-            # NumPy 2 imports it at the first draw, which would then go unseen.
-            import numpy.random  # noqa: F401
+        # Otherwise the first draw would go unseen.
+        load_what_is_lazy(SOURCES)
         self.states = self.find_states()
 
     def compare(self) -> None:

@@ -138,6 +138,15 @@ def test_only_the_sources_that_are_named_are_scoped():
 
 
 @pytest.mark.parametrize(
+    "options", [{"sources": "python"}, {"devices": b"0"}, {"devices": "0"}], ids=str
+)
+def test_text_is_no_list_of_sources_or_devices(options):
+    """It is refused, as rng_scope refuses it."""
+    with pytest.raises(TypeError, match="must be a list of"):
+        per_item(Drawing(names=["python"]), 42, **options)
+
+
+@pytest.mark.parametrize(
     "options, error",
     [
         ({"seed": -1}, ValueError),

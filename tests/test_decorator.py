@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 from by_hand import NAMES, draw, expected, public_states
 
-from rngscope import RNGState, derive_seed, rng_scope, seeded
+from rngscope import RNGState, assert_rng_unchanged, derive_seed, rng_scope, seeded
 
 each_source = pytest.mark.parametrize("name", NAMES)
 
@@ -346,6 +346,16 @@ def test_a_scope_left_out_of_order_names_the_decorated_function(unchanged):
     assert warning.filename == __file__
     line = leaves_one_open.__wrapped__.__code__.co_firstlineno
     assert f"leaves_one_open at {__file__}:{line}" in str(warning.message)
+
+
+def test_decorators_without_parentheses_say_so(unchanged):
+    """As seeded does."""
+    for wrong in (rng_scope, assert_rng_unchanged):
+        with pytest.raises(TypeError, match="needs parentheses"):
+
+            @wrong
+            def function():
+                pass
 
 
 def test_a_scope_left_out_of_order_names_the_function_in_a_partial(unchanged):

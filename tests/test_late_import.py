@@ -410,15 +410,81 @@ def test_numpy_without_its_random_module_is_no_source_yet():
     """import numpy does not import numpy.random: it appears at its first use."""
     run(
         """
-        with rng_scope(42):
-            import numpy
+        import numpy
 
-            if "numpy.random" not in sys.modules:
-                assert "numpy" not in RNGState.capture().fingerprints()
-                numpy.random
+        was_lazy = "numpy.random" not in sys.modules
+        with rng_scope(42):
+            assert ("numpy.random" not in sys.modules) == was_lazy
+            numpy.random
             assert draw(NAME) == expected(NAME, 42)[0]
-            assert "numpy" in RNGState.capture().fingerprints()
         check_end()
+        """,
+        "numpy",
+    )
+
+
+#: What counts on NumPy's generator as soon as NumPy is imported -> the same with others only.
+COUNTS_ON_NUMPY = {
+    "seed_all(42)": "seed_all(42, sources=['python', 'torch'])",
+    "RNGState.capture()": "RNGState.capture(sources=['python', 'torch'])",
+    "assert_rng_unchanged().__enter__()": "assert_rng_unchanged(sources=['python']).__enter__()",
+}
+
+
+@pytest.mark.skipif("numpy" not in NAMES, reason="needs numpy")
+@pytest.mark.parametrize("what", COUNTS_ON_NUMPY)
+@pytest.mark.parametrize("scope", ["contextlib.nullcontext()", "rng_scope(5)"])
+def test_who_imported_numpy_has_its_random_module(what, scope):
+    """That NumPy puts its import off must not leave its generator out."""
+    run(
+        f"""
+        import contextlib
+        from rngscope import assert_rng_unchanged, seed_all
+
+        {what}
+        assert "numpy" not in sys.modules
+        import numpy
+
+        was_lazy = "numpy.random" not in sys.modules
+        {COUNTS_ON_NUMPY[what]}
+        assert ("numpy.random" not in sys.modules) == was_lazy
+        before = random.getstate()
+        with {scope}:
+            made = {what}
+            first = draw(NAME)
+            if "seed_all" in {what!r}:
+                assert first == expected(NAME, 42)[0]
+            elif "capture" in {what!r}:
+                made.restore()
+                assert draw(NAME) == first
+            else:
+                try:
+                    made.__exit__(None, None, None)
+                except AssertionError as error:
+                    assert "'numpy'" in str(error)
+                else:
+                    raise AssertionError("it saw nothing")
+        """,
+        "numpy",
+    )
+
+
+@pytest.mark.skipif("numpy" not in NAMES, reason="needs numpy")
+def test_a_state_is_restored_although_numpy_put_its_import_off():
+    """As a checkpoint is in a new process."""
+    saved = start(
+        "import json, numpy.random\n"
+        "from rngscope import RNGState\n"
+        "print(json.dumps(RNGState.capture(sources=['numpy']).state_dict()))\n"
+        "print(numpy.random.random())"
+    )
+    text, first = saved.stdout.splitlines()
+    run(
+        f"""
+        import json, numpy
+
+        RNGState.from_state_dict(json.loads({text!r})).restore()
+        assert numpy.random.random() == {first}
         """,
         "numpy",
     )

@@ -10,7 +10,7 @@ import sys
 from rngscope._seeds import short_repr
 from rngscope._sources.determinism import DeterminismSource
 from rngscope._sources.generators import GeneratorSource
-from rngscope._sources.numpy import NumpySource, numpy_random
+from rngscope._sources.numpy import NumpySource, load_numpy_random, numpy_random
 from rngscope._sources.python import PythonSource
 from rngscope._sources.torch_accelerator import (
     AcceleratorSource,
@@ -143,6 +143,15 @@ def _find_present() -> tuple[Source, ...]:
     if is_settled and (_PRIVATE.name not in names or _PRIVATE in found):
         _kept = (found, names, lengths[0], more_names, lengths[1], missing)
     return found
+
+
+def load_what_is_lazy(sources: Iterable[Source]) -> None:
+    """Have imported libraries bring their generators, where they put that off.
+
+    Entering a scope imports nothing: there, what appears later is taken in then.
+    """
+    if any(source.name == "numpy" for source in sources):
+        load_numpy_random()
 
 
 def choose(

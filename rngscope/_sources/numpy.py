@@ -190,6 +190,15 @@ def numpy_random() -> ModuleType | None:
     return imported("numpy.random", "set_bit_generator")
 
 
+def load_numpy_random() -> None:
+    """Import ``numpy.random`` where NumPy is imported.
+
+    NumPy 2 does so at its first use, but who has imported NumPy counts on it.
+    """
+    if "numpy.random" not in sys.modules and imported("numpy", "ndarray") is not None:
+        import numpy.random  # noqa: F401
+
+
 class _Views:
     """The memory of the global ``RandomState``: the words of its MT19937, and the Gaussian."""
 
