@@ -11,6 +11,7 @@ from rngscope._sources import SOURCES, choose, load_what_is_lazy
 from rngscope._sources.generators import GeneratorSource, dump_generator, load_generator
 from rngscope._sources.plain import check_keys, load_hex
 from rngscope._sources.torch_accelerator import AcceleratorSource
+from rngscope._sources.torch_cpu import tensor_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class RNGState:
             raise TypeError(f"strict must be True or False, not {short_repr(strict)}")
         load_what_is_lazy(SOURCES)
         by_name: dict[str, Any] = {source.name: source for source in SOURCES}
-        mine = [source for source in choose([], None, generators)]
+        mine: list[Any] = list(choose([], None, generators))
         states = replayed_states(self, mine)
         chosen: list[tuple[Source, Any]] = [(source, states[source.name]) for source in mine]
         for name, state in self._sources.items():
@@ -165,13 +166,25 @@ class RNGState:
             raise TypeError(
                 f"an RNGState is compared with another one, not with {short_repr(other)}"
             )
-        mine, theirs = self._all_fingerprints(), other._all_fingerprints()
-        return [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        mine, theirs = self._values(), other._values()
+        differ = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        if differ:
+            # The same state may be held in two forms.
+            one, two = self._all_fingerprints(), other._all_fingerprints()
+            differ = [name for name in differ if one.get(name) != two.get(name)]
+        return differ
+
+    def _values(self) -> dict[str, Any]:
+        """Return the states in a form that ``==`` compares, cheaper than fingerprints."""
+        values = {name: _value(state) for name, state in self._sources.items()}
+        for position, generator in enumerate(self._generators):
+            values[f"generators[{position}]"] = _value(generator)
+        return values
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RNGState):
             return NotImplemented
-        return self._all_fingerprints() == other._all_fingerprints()
+        return not self.differs_from(other)
 
     def __hash__(self) -> int:
         return hash(self.fingerprint())
@@ -250,6 +263,16 @@ def replayed_states(state: RNGState, sources: Iterable[Source]) -> dict[str, Any
         source.check(generator_state)
         states[source.name] = generator_state
     return states
+
+
+def _value(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _value(part) for key, part in state.items()}
+    if isinstance(state, tuple):
+        return tuple(map(_value, state))
+    if hasattr(state, "data_ptr"):
+        return tensor_bytes(state)
+    return state.tobytes() if hasattr(state, "tobytes") else state
 
 
 def _is_generator(source: Any) -> bool:

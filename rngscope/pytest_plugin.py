@@ -22,6 +22,7 @@ from rngscope._open_scopes import OpenScope, scopes
 from rngscope._scope import rng_scope, seed_all
 from rngscope._seeds import check_seed, derive_seed
 from rngscope._sources import SOURCES, choose, load_what_is_lazy
+from rngscope._sources.plain import WORDS
 from rngscope._sources.torch_cpu import tensor_bytes, torch_module
 from rngscope._state import RNGState
 
@@ -259,6 +260,7 @@ class _Run:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self) -> Generator[None, Result, Result]:
         test = self.test
+        # pytest's own plugins fail as well where there was no set-up.
         assert test is not None
         test.begin("call")
         core: Any = sys.modules.get("hypothesis.core")
@@ -569,27 +571,13 @@ def _parameter(request: pytest.FixtureRequest) -> tuple[str | int, ...]:
 
 # What a state shows ------------------------------------------------------------------------
 
-_WORDS = 624
 #: How far a stream is followed, in blocks of 624 words.
 _REACH = 100
 
 
 def _has_moved(name: str, before: Any, now: Any) -> bool:
-    if _value(before) == _value(now):
-        return False
-    # The same state may be held in two forms.
-    return RNGState._made_of({name: before}, ()) != RNGState._made_of({name: now}, ())
-
-
-def _value(state: Any) -> Any:
-    """Return a captured state as what ``==`` compares by value."""
-    if isinstance(state, dict):
-        return {key: _value(part) for key, part in state.items()}
-    if isinstance(state, tuple):
-        return tuple(map(_value, state))
-    if hasattr(state, "data_ptr"):
-        return tensor_bytes(state)
-    return state.tobytes() if hasattr(state, "tobytes") else state
+    old, new = RNGState._made_of({name: before}, ()), RNGState._made_of({name: now}, ())
+    return bool(old.differs_from(new))
 
 
 def _describe(moved: dict[str, tuple[Any, Any]]) -> str:
@@ -620,13 +608,13 @@ def _mersenne(name: str, state: Any) -> tuple[Any, ...] | None:
         # A legacy layout that torch keeps for its files: ATen/CPUGeneratorImpl.cpp.
         data = bytes.fromhex(plain["state"])
         seed, left, _, position = struct.unpack_from("=Qiiq", data)
-        words = struct.unpack_from(f"={_WORDS}Q", data, 24)
-        return seed, words, _WORDS if left == 1 and position == 0 else position
+        words = struct.unpack_from(f"={WORDS}Q", data, 24)
+        return seed, words, WORDS if left == 1 and position == 0 else position
     if name == "numpy":
         plain = plain["bit_generator"]
     if plain.get("kind", "MT19937") != "MT19937":
         return None
-    return None, struct.unpack(f"<{_WORDS}I", bytes.fromhex(plain["words"])), plain["position"]
+    return None, struct.unpack(f"<{WORDS}I", bytes.fromhex(plain["words"])), plain["position"]
 
 
 def _mersenne_verb(old: tuple[Any, ...], new: tuple[Any, ...]) -> str:
@@ -636,13 +624,13 @@ def _mersenne_verb(old: tuple[Any, ...], new: tuple[Any, ...]) -> str:
     if words == wanted:
         return "drew from" if position >= was else "re-seeded"
     walker = random.Random()
-    walker.setstate((3, (*words, _WORDS), None))
+    walker.setstate((3, (*words, WORDS), None))
     for _ in range(_REACH):
-        walker.getrandbits(32 * _WORDS)
-        if walker.getstate()[1][:_WORDS] == wanted:
+        walker.getrandbits(32 * WORDS)
+        if walker.getstate()[1][:WORDS] == wanted:
             return "drew from"
     # A new seed leaves the position behind the last word.
-    return "re-seeded" if position == _WORDS else "moved"
+    return "re-seeded" if position == WORDS else "moved"
 
 
 def _philox_verb(before: Any, now: Any) -> str:

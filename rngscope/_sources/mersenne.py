@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SEED = random.Random.__base__.seed  # type: ignore[union-attr]
 
 #: From this seed on the words are those of NumPy's source, too.
-SHARED = 2**32
+FIRST_SHARED_SEED = 2**32
 
 #: CPython keeps an int32 position, then 624 uint32 words, behind the object's header. This
 #: is documented nowhere: ``layout_is_known`` proves it before it is trusted.

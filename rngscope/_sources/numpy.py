@@ -152,7 +152,7 @@ class NumpySource:
         return self._views.scratch._bit_generator.state
 
     def _words_of(self, seed: int, views: _Views) -> bytes:
-        if seed >= mersenne.SHARED and views.shares_seeding:
+        if seed >= mersenne.FIRST_SHARED_SEED and views.shares_seeding:
             block = mersenne.seeded_block(seed)
             # CPython keeps the position before the words.
             words = block[4:] + block[:4]

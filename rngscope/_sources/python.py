@@ -66,7 +66,7 @@ class PythonSource:
         if image is None:
             is_fast = bool(self._view)
             is_kept = self._images.wants(seed)
-            if not is_kept and not (is_fast and seed >= mersenne.SHARED):
+            if not is_kept and not (is_fast and seed >= mersenne.FIRST_SHARED_SEED):
                 mersenne.SEED(_GLOBAL, seed)
                 _GLOBAL.gauss_next = None  # type: ignore[attr-defined]
                 return
