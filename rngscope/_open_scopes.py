@@ -340,8 +340,7 @@ class OpenScope:
     def _close(self) -> None:
         # In this order: what is not saved any more is not restored once more.
         self.saved = None
-        if self in scopes:
-            scopes.remove(self)
+        scopes.remove(self)
         if _late_import.is_watching and not scopes:
             _late_import.stop_watching()
 

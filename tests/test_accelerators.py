@@ -1885,6 +1885,36 @@ def test_a_body_over_one_device_keeps_its_stream_whenever_it_starts(name, start,
         assert_all(accelerator, lambda index: 7)
 
 
+@pytest.mark.parametrize("start", ["never", "in the body", "in a scope"])
+@pytest.mark.parametrize("above", [None, [0], [1]], ids=str)
+def test_a_body_over_one_device_goes_on_outside_the_scope_that_it_began_in(name, above, start):
+    """The end of that scope took out of the queue what the body had put there."""
+    with simulated_cuda(2, name=name) as accelerator:
+        torch.manual_seed(7)
+
+        @rng_scope(42, devices=[0])
+        def body():
+            yield
+            if start == "in the body":
+                accelerator.start()
+                assert_same(accelerator.generators[0], hand_seeded(42))
+            yield
+
+        made = body()
+        with rng_scope(1):
+            next(made)
+            with rng_scope(2, devices=above):
+                pass
+        next(made)
+        with rng_scope(3, devices=above):
+            if start == "in a scope":
+                accelerator.start()
+                assert_same(accelerator.generators[(above or [1])[0]], hand_seeded(3))
+        list(made)
+        accelerator.start()
+        assert_all(accelerator, lambda index: 7)
+
+
 def test_a_failed_seed_all_leaves_what_was_queued(name):
     """Nothing has been touched then, the queue of an unstarted accelerator included."""
     from rngscope._sources import SOURCES

@@ -39,7 +39,7 @@ def layout_is_known() -> bool:
     scratch, other = random.Random(1), random.Random(2)
     scratch.random()
     view = view_of(scratch)
-    # Words are read after position: as the public state orders them, the other way round.
+    # In memory the position comes first, in getstate() last.
     if as_tuple((bytes(view), None)) != scratch.getstate():
         return False
     view[:] = as_block(other.getstate())
