@@ -16,9 +16,11 @@ import warnings
 
 # Not threading, which costs more to import than the whole package.
 from _thread import RLock, get_ident
+from sys import _getframe
 
 from rngscope import _late_import
 from rngscope._errors import raise_together, warn_caller
+from rngscope._late_import import pending
 from rngscope._sources import present
 
 TYPE_CHECKING = False
@@ -124,18 +126,21 @@ class OpenScope:
         self.covered = ()
         saved: list[Any] = []
         self.saved = saved
+        start = self.start
         try:
             with lock:
-                if self.start is None:
-                    caller = sys._getframe(1)
-                    self.code, self.instruction = caller.f_code, caller.f_lasti
-                self.thread, self.task = get_ident(), running_loop() and _task_name()
-                if _late_import.pending:
+                if start is None:
+                    caller = _getframe(1)
+                    self.code = caller.f_code
+                    self.instruction = caller.f_lasti
+                self.thread = get_ident()
+                self.task = running_loop() and _task_name()
+                if pending:
                     _late_import.watch(take_up_what_appeared)
                 covered = self.covered = present(self.sources)
                 scopes.append(self)
                 seed = self.seed
-                if seed is not None and self.start is None and not self.begins_anyhow:
+                if seed is not None and start is None and not self.begins_anyhow:
                     independent = self.independent
                     for source in covered:
                         source.save_and_seed(saved, seed, independent)
@@ -144,8 +149,8 @@ class OpenScope:
                     # with each other, or be a global one.
                     for source in covered:
                         saved.append(source.save())
-                    if self.begins_anyhow or self.start is not None:
-                        self._go_on(self.start or {})
+                    if self.begins_anyhow or start is not None:
+                        self._go_on(start or {})
         except BaseException as error:
             self._close_after(error)
             raise

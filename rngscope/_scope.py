@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rngscope._open_scopes import OpenScope, change_together
-from rngscope._seeds import check_seed, short_repr
+from rngscope._seeds import SEED_LIMIT, check_seed, short_repr
 from rngscope._sources import choose, load_what_is_lazy, present
 from rngscope._state import RNGState, replayed_states
 
@@ -77,8 +77,9 @@ class rng_scope(OpenScope):
         self.begins_anyhow = (
             deterministic or type(generators) is not tuple or generators != ()
         )
-        if type(seed) is int:
-            self.seed: int | None = check_seed(seed)
+        if seed is None or type(seed) is int and 0 <= seed < SEED_LIMIT:
+            # What is most often asked, without a call.
+            self.seed: int | None = seed
         else:
             _, self.seed, _, self.replayed, self.begins_anyhow = self.values_with(seed)
         self.saved = self.start = self.position = None
