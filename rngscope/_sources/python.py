@@ -56,8 +56,13 @@ class PythonSource:
     replay = restore
 
     def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
-        saved.append(self.save())
-        self.seed(seed, independent)
+        view, image = self._view, self._images.get(seed)
+        if not view or image is None or independent:
+            saved.append(self.save())
+            self.seed(seed, independent)
+            return
+        saved.append((bytes(view), _GLOBAL.gauss_next))  # type: ignore[attr-defined]
+        view[:], _GLOBAL.gauss_next = image  # type: ignore[index, attr-defined]
 
     def seed(self, seed: int, independent: bool) -> None:
         if independent:
