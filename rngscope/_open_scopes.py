@@ -25,7 +25,7 @@ from rngscope._sources import present
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, Self
 
     from rngscope._sources import Source
@@ -220,7 +220,7 @@ class OpenScope:
                 else:
                     crossed = self._first_crossed()
                     for source, state in zip(self.covered, saved):
-                        self.exchange(source, state, only_set=True)
+                        self.set_to(source, state)
                     self._close()
                 if _late_import.is_watching and not scopes:
                     _late_import.stop_watching()
@@ -263,13 +263,15 @@ class OpenScope:
         """Leave, and remember where the stream stopped."""
         try:
             with lock:
-                found = zip(self.covered, self.saved or ())
+                found = list(zip(self.covered, self.saved or ()))
                 if scopes[-1] is self:
                     self.position = {source.identity: source.save() for source in self.covered}
                     for source, state in found:
                         source.restore(state)
                 else:
-                    self.position = {s.identity: self.exchange(s, state) for s, state in found}
+                    self.position = {s.identity: self.stands_at(s, state) for s, state in found}
+                    for source, state in found:
+                        self.set_to(source, state)
                 self.position.update(self._take_dropped())
                 self._close()
         except BaseException as error:
@@ -286,47 +288,44 @@ class OpenScope:
         for scope in reversed(self.inner):
             scope.put_aside()
 
-    def exchange(
-        self, source: Source, state: Any, *, only_look: bool = False, only_set: bool = False
-    ) -> Any:
-        """Set where the stream stands in one source, and return where it stood.
+    def stands_at(self, source: Source, state: Any) -> Any:
+        """Return where the stream stands in one source.
 
         That is what the next scope above that covers the source has found, or, without
-        one, the state of the source. With ``only_look`` nothing is set; ``state`` then says
-        which devices are meant. With ``only_set`` what is returned means nothing.
+        one, the state of the source. ``state`` says which devices are meant. Other scopes may
+        cover only some of them: then the answer is a tuple of parts.
         """
-        pass_on = getattr(source, "pass_on", None)
-        # Other scopes may cover only some of an accelerator's devices: then its state is
-        # found in parts.
-        found: list[Any] = []
-        for upper in scopes[scopes.index(self) + 1 :] if self in scopes else []:
-            place = upper._place_of(source)
-            if place is None or upper.saved is None:
-                continue
-            if pass_on is None:
-                old = upper.saved[place]
-                if not only_look:
-                    upper.saved[place] = state
-                return old
-            passed, part, state = pass_on(upper.saved[place], state)
-            if not only_look:
-                upper.saved[place] = passed
+        parts: list[Any] = []
+        for upper, place in self._above(source):
+            if not hasattr(source, "pass_on"):
+                return upper[place]
+            _, part, state = source.pass_on(upper[place], state)
             if part is not None:
-                found.append(part)
+                parts.append(part)
             if state is None:
                 break
-        if state is not None:
-            if not only_set:
-                found.insert(0, source.save())
-            if not only_look:
-                source.restore(state)
-        return found[0] if len(found) == 1 else tuple(found)
-
-    def _put_back(self, source: Source, state: Any) -> None:
-        if scopes and scopes[-1] is not self and self in scopes:
-            self.exchange(source, state, only_set=True)
         else:
-            source.restore(state)
+            parts.insert(0, source.save())
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    def set_to(self, source: Source, state: Any) -> None:
+        """Set where the stream stands in one source. To do it twice is to do it once."""
+        for upper, place in self._above(source):
+            if not hasattr(source, "pass_on"):
+                upper[place] = state
+                return
+            upper[place], _, state = source.pass_on(upper[place], state)
+            if state is None:
+                return
+        source.restore(state)
+
+    def _above(self, source: Source) -> Iterator[tuple[list[Any], int]]:
+        """Yield where the scopes above keep what they found in this source."""
+        if self in scopes:
+            for upper in scopes[scopes.index(self) + 1 :]:
+                place = upper._place_of(source)
+                if place is not None and upper.saved is not None:
+                    yield upper.saved, place
 
     def _place_of(self, source: Source) -> int | None:
         """Return where a source stands in ``covered``, if it does."""
@@ -366,7 +365,7 @@ class OpenScope:
             while index < len(found):
                 try:
                     while index < len(found):
-                        self._put_back(*found[index])
+                        self.set_to(*found[index])
                         if first is not None and not isinstance(first, Exception):
                             # The second time it worked: that was an interrupt.
                             errors.append(first)

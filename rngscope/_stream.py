@@ -306,7 +306,7 @@ class _Use(OpenScope):
                         source.restore(state)
                 else:
                     for source, state in found:
-                        self.exchange(source, state)
+                        self.set_to(source, state)
                 self._close()
                 self.stream._open.remove(self)
         except BaseException as error:
@@ -346,10 +346,10 @@ class _Use(OpenScope):
                     if is_top:
                         state = source.save()
                     else:
-                        state = self.exchange(source, self.saved[place], only_look=True)
+                        state = self.stands_at(source, self.saved[place])
                     position[source.identity] = state
                     if outer is not None and outer._place_of(source) is not None:
-                        outer.exchange(source, state)
+                        outer.set_to(source, state)
                 except Exception as error:
                     # One source that fails must not keep the others from being kept.
                     errors.append(error)
@@ -360,7 +360,7 @@ class _Use(OpenScope):
     def stands(self) -> dict[Any, Any]:
         """Return where the stream stands."""
         return {
-            source.identity: self.exchange(source, state, only_look=True)
+            source.identity: self.stands_at(source, state)
             for source, state in zip(self.covered, self.saved or ())
         }
 
