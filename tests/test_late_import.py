@@ -794,6 +794,7 @@ def test_a_scope_that_ends_during_the_import_of_another_thread_hides_no_finder(t
     run_without_libraries(
         """
         import threading
+        from importlib.machinery import PathFinder
 
         sys.path.insert(0, sys.argv[1])
         inside, go_on, imported = threading.Event(), threading.Event(), []
@@ -808,14 +809,15 @@ def test_a_scope_that_ends_during_the_import_of_another_thread_hides_no_finder(t
             import something
             imported.append(something)
 
-        sys.meta_path.insert(len(sys.meta_path) - 1, Slow())
+        place = sys.meta_path.index(PathFinder)
+        sys.meta_path.insert(place, Slow())
         with rng_scope(1):
             thread = threading.Thread(target=work)
             thread.start()
-            inside.wait(60)
+            assert inside.wait(60)
         go_on.set()
         thread.join()
-        assert imported and type(sys.meta_path[-2]) is Slow
+        assert imported and type(sys.meta_path[place]) is Slow
         """,
         str(tmp_path),
     )
