@@ -130,7 +130,8 @@ def seed_all(
     """Seed every global RNG, without a scope.
 
     For an accelerator that has not started the seed stays queued, as ``torch.manual_seed``
-    leaves it. Libraries that are imported later are not reached: a scope does that.
+    leaves it. Libraries that are imported later are not reached: a scope does that. Where NumPy
+    is imported, so is ``numpy.random``, which NumPy 2 puts off.
 
     Args:
         seed: integer in ``[0, 2**64)``.

@@ -75,6 +75,8 @@ class RNGState:
     ) -> Self:
         """Return the states of all sources that are loaded and started now.
 
+        Where NumPy is imported, so is ``numpy.random``, which NumPy 2 puts off.
+
         Args:
             sources, devices, generators: as in ``rng_scope``.
 
