@@ -321,11 +321,10 @@ class OpenScope:
 
     def _above(self, source: Source) -> Iterator[tuple[list[Any], int]]:
         """Yield where the scopes above keep what they found in this source."""
-        if self in scopes:
-            for upper in scopes[scopes.index(self) + 1 :]:
-                place = upper._place_of(source)
-                if place is not None and upper.saved is not None:
-                    yield upper.saved, place
+        for upper in scopes[scopes.index(self) + 1 :]:
+            place = upper._place_of(source)
+            if place is not None and upper.saved is not None:
+                yield upper.saved, place
 
     def _place_of(self, source: Source) -> int | None:
         """Return where a source stands in ``covered``, if it does."""

@@ -1945,6 +1945,25 @@ def test_a_device_that_cannot_tell_whether_it_is_capturing_is_not(name, monkeypa
         assert accelerator.states() == accelerator.fresh
 
 
+@pytest.mark.parametrize("start", [True, False], ids=["started", "unstarted"])
+def test_a_stream_below_scopes_of_other_devices_is_written_as_it_stands(name, start):
+    """What they found is no part of it."""
+    with simulated_cuda(2, name=name) as accelerator:
+        if start:
+            accelerator.start()
+        stream = RNGStream(42, sources=[name, "python"], devices=[0])
+        with stream:
+            draw(accelerator)
+            wanted = stream.state_dict()
+            with rng_scope(1, devices=[1]):
+                assert stream.state_dict() == wanted
+            with rng_scope(1, sources=[name]):
+                assert stream.state_dict() == wanted
+        assert (name in wanted["states"]) == start
+        accelerator.start()
+        assert accelerator.states()[0] == accelerator.fresh[0]
+
+
 def test_an_inner_use_of_a_stream_left_below_scopes_of_single_devices_goes_on(name):
     """Law 5: where it stands is found in parts, and goes in parts to the outer use."""
     with simulated_cuda(2, name=name) as accelerator:
