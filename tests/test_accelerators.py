@@ -19,6 +19,7 @@ from simulated_cuda import ACCELERATORS, simulated_cuda, state_bytes  # noqa: E4
 from rngscope import (  # noqa: E402
     RNGState,
     RNGStream,
+    _sources,
     assert_rng_unchanged,
     derive_seed,
     rng_scope,
@@ -2092,8 +2093,14 @@ def test_what_was_used_before_a_fork_is_skipped_in_the_child(name):
         with rng_scope(1), stream:
             pass
         state, plain = RNGState.capture(), stream.state_dict()
+        # Whatever these have imported: now the answer is kept.
+        with rng_scope(1):
+            pass
+        kept = _sources.present(_sources.SOURCES)
+        assert name in [source.name for source in kept]
 
         def child():
+            assert _sources.present(_sources.SOURCES) is kept
             before = on_the_cpu()
             with rng_scope(42):
                 assert torch_draws() == torch.rand(3, generator=hand_seeded(42)).tolist()

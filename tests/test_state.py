@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 from by_hand import NAMES, cache_gaussians, draw, expected, words
@@ -331,7 +332,7 @@ def test_the_state_of_a_gpu_that_is_not_there_is_left_out(unchanged):
 
 def test_a_body_that_ends_while_states_are_captured_is_left_then(unchanged):
     """Its scope waits for the capture, and no longer."""
-    before = unchanged()
+    before, opened = unchanged(), len(_open_scopes.scopes)
 
     def undecorated():
         with rng_scope(1):
@@ -345,8 +346,13 @@ def test_a_body_that_ends_while_states_are_captured_is_left_then(unchanged):
             bodies.clear()
             return super().getstate()
 
-    RNGState.capture(sources=[], generators=[Last(1)])
-    assert _open_scopes._deferred == [] and unchanged() == before
+    with rng_scope(2):
+        with warnings.catch_warnings():
+            # It is left below another one.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            RNGState.capture(sources=[], generators=[Last(1)])
+        assert _open_scopes._deferred == [] and len(_open_scopes.scopes) == opened + 1
+    assert unchanged() == before
 
 
 # Plain form -------------------------------------------------------------------------------
