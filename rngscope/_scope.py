@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from rngscope._copies import add_attributes, added_attributes
 from rngscope._open_scopes import OpenScope, change_together
 from rngscope._seeds import SEED_LIMIT, check_seed, short_repr
-from rngscope._sources import choose, load_what_is_lazy, present
-from rngscope._state import RNGState, replayed_states
+from rngscope._sources import SOURCES, choose, load_what_is_lazy, present
+from rngscope._state import RNGState, replayed_states, state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,12 +16,41 @@ if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class _Meaning(tuple["Any", ...]):
+    """The values of a scope: what an ``OpenScope`` of the same meaning is made of.
+
+    Decorated functions and scopes are copied as these values.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        sources, seed, independent, replayed, begins = self
+        # All sources are those of the process that asks. A state has a plain form of its own.
+        return _meaning_of, (
+            None if sources is SOURCES else sources,
+            seed,
+            independent,
+            None if replayed is None else state_of(replayed, sources),
+            begins,
+        )
+
+
+def _meaning_of(sources: Any, seed: Any, independent: bool, state: Any, begins: bool) -> _Meaning:
+    sources = SOURCES if sources is None else sources
+    replayed = None if state is None else replayed_states(state, sources)
+    return _Meaning((sources, seed, independent, replayed, begins))
+
+
 class rng_scope(OpenScope):
     """Seed every global RNG for a block, and put each back bit for bit at its end.
 
     The RNGs belong to the process: draws of other threads inside the block take from the
     scope as well. Nothing is imported and no accelerator is started; what appears inside
     the block is taken into the scope then.
+
+    A copy, here or in another process, is a scope of the same arguments; a deep or pickled one
+    has copies of the ``generators``.
 
     Args:
         seed: an integer in ``[0, 2**64)`` to seed with; an ``RNGState`` to continue from;
@@ -89,7 +119,8 @@ class rng_scope(OpenScope):
     @property
     def values(self) -> tuple[Any, ...]:
         """What an ``OpenScope`` of the same meaning is made of."""
-        return self.sources, self.seed, self.independent, self.replayed, self.begins_anyhow
+        values = self.sources, self.seed, self.independent, self.replayed, self.begins_anyhow
+        return _Meaning(values)
 
     def values_with(self, seed: SupportsIndex | RNGState | None) -> tuple[Any, ...]:
         """The same with another seed.
@@ -114,6 +145,19 @@ class rng_scope(OpenScope):
         from rngscope._seeded import seeded_like
 
         return seeded_like(self, function)
+
+    def __getstate__(self) -> tuple[dict[str, Any], tuple[Any, ...]]:
+        if self.saved is not None or self.position is not None:
+            raise RuntimeError(
+                f"cannot copy or pickle {short_repr(self)} while it is open or suspended: leave "
+                f"its block first, or make another scope of the same arguments"
+            )
+        return added_attributes(self, OpenScope.__slots__), self.values
+
+    def __setstate__(self, state: tuple[dict[str, Any], tuple[Any, ...]]) -> None:
+        attributes, values = state
+        OpenScope.__init__(self, *values)
+        add_attributes(self, attributes)
 
     def __repr__(self) -> str:
         names = ", ".join(source.name for source in self.sources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
+from rngscope._copies import add_attributes, added_attributes
 from rngscope._open_scopes import change_together, leave_deferred, lock
 from rngscope._seeds import short_repr
 from rngscope._sources import SOURCES, choose, load_what_is_lazy
@@ -195,8 +196,14 @@ class RNGState:
         inner = ", ".join(f"{name}={digest}" for name, digest in self._all_fingerprints().items())
         return f"<RNGState {inner}>"
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return RNGState.from_state_dict, (self.state_dict(),)
+        return type(self).from_state_dict, (self.state_dict(),)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in plain form: dict, list, str, int, float and None only.
@@ -244,6 +251,16 @@ class RNGState:
 def replay_together(chosen: list[tuple[Source, Any]]) -> None:
     """Continue from a captured state in every source; if one of them fails, in none."""
     change_together([(source, source.replay, (state,)) for source, state in chosen])
+
+
+def state_of(replayed: dict[str, Any], sources: Iterable[Source]) -> RNGState:
+    """Return the state of which ``replayed_states`` made this for the same sources."""
+    mine: list[Any] = [source for source in sources if _is_generator(source)]
+    names = {source.name for source in mine}
+    return RNGState._made_of(
+        {name: state for name, state in replayed.items() if name not in names},
+        [(source.kind, replayed[source.name]) for source in mine],
+    )
 
 
 def replayed_states(state: RNGState, sources: Iterable[Source]) -> dict[str, Any]:
@@ -444,6 +461,19 @@ class assert_rng_unchanged:
             )
         self._sources = choose(sources, devices)
         self._before: list[RNGState] = []
+
+    def __getstate__(self) -> tuple[dict[str, Any], tuple[Source, ...]]:
+        if self._before:
+            raise RuntimeError(
+                "cannot copy or pickle an assert_rng_unchanged while it is open: leave its block "
+                "first, or make another one"
+            )
+        return added_attributes(self, assert_rng_unchanged.__slots__), self._sources
+
+    def __setstate__(self, state: tuple[dict[str, Any], tuple[Source, ...]]) -> None:
+        attributes, self._sources = state
+        self._before = []
+        add_attributes(self, attributes)
 
     def __enter__(self) -> Self:
         self._before.append(self._capture())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from _thread import get_ident
 
+from rngscope._copies import add_attributes, added_attributes
 from rngscope._errors import raise_together
 from rngscope._open_scopes import (
     OpenScope,
@@ -36,6 +37,10 @@ class RNGStream:
     A stream has the verbs of torch's ``Stateful``. In a ``torch.distributed.checkpoint`` of
     several ranks, wrap it in ``rngscope.distributed.PerRank``.
 
+    A copy, here or in another process, stands at the same place and is independent from then on;
+    a deep or pickled one has copies of the ``generators``. A stream that is open, or suspended
+    with the body that entered it, refuses to be copied with a ``RuntimeError``.
+
     Args:
         seed: integer in ``[0, 2**64)``; for streams with names,
             ``derive_seed(42, "dropout")``.
@@ -55,7 +60,7 @@ class RNGStream:
         0.025010755222666936
     """
 
-    __slots__ = ("_template", "_position", "_loaded", "_open")
+    __slots__ = ("_template", "_position", "_loaded", "_open", "_suspended")
 
     def __init__(
         self,
@@ -81,6 +86,8 @@ class RNGStream:
         self._loaded: dict[str, Any] = {}
         #: The uses of this stream that are open, in the order of their entry.
         self._open: list[_Use] = []
+        #: Those that are put aside with the bodies they belong to.
+        self._suspended: set[_Use] = set()
 
     @property
     def seed(self) -> int:
@@ -147,11 +154,19 @@ class RNGStream:
         with lock:
             use = self._latest()
             position = self._position if use is None else {**self._position, **use.stands()}
-            states = {**self._loaded}
-            for source in self._template.sources:
-                state = source.portable(position.get(source.identity))
-                if state is not None:
-                    states[source.name] = state
+            states = self._captured(position)
+        return self._written(states)
+
+    def _captured(self, position: dict[Any, Any]) -> dict[str, Any]:
+        """Return where the stream stands in all that has a captured form, by name."""
+        states = {**self._loaded}
+        for source in self._template.sources:
+            state = source.portable(position.get(source.identity))
+            if state is not None:
+                states[source.name] = state
+        return states
+
+    def _written(self, states: dict[str, Any]) -> dict[str, Any]:
         return seal(
             "RNGStream",
             {
@@ -199,6 +214,30 @@ class RNGStream:
                     _check_devices(source, states[source.name])
             self._template.seed = seed
             self._position, self._loaded = {}, states
+
+    def __getstate__(self) -> tuple[dict[str, Any], rng_scope, _Place]:
+        from copy import copy
+
+        with lock:
+            self._refuse_open("copy or pickle")
+            if self._suspended:
+                raise RuntimeError(
+                    "cannot copy or pickle a stream while a body that runs in it is suspended: "
+                    "let the body end first, or close it"
+                )
+            place = _Place(self)
+        return added_attributes(self, RNGStream.__slots__), copy(self._template), place
+
+    def __setstate__(
+        self, state: tuple[dict[str, Any], rng_scope, _Place | dict[str, Any]]
+    ) -> None:
+        attributes, self._template, place = state
+        self._position, self._open, self._suspended = {}, [], set()
+        if isinstance(place, _Place):
+            self._loaded, self._position = place.states, place.duplicate_rest()
+        else:
+            RNGStream.load_state_dict(self, place)
+        add_attributes(self, attributes)
 
     def _refuse_open(self, verb: str) -> None:
         if self._latest() is not None:
@@ -249,6 +288,7 @@ class _Use(OpenScope):
         stream = self.stream
         try:
             with lock:
+                stream._suspended.discard(self)
                 position = stream._position
                 outer = stream._latest()
                 if outer is not None:
@@ -278,10 +318,10 @@ class _Use(OpenScope):
                     if scopes[-1] is not self:
                         crossed = self._first_crossed()
                     self._stop()
-                self.position = None
+                self._end()
         except BaseException as interruption:
             self._stop_after(interruption)
-            self.position = None
+            self._end()
             raise
         if crossed is not None and not sys.is_finalizing():
             self._warn_of_order(crossed)
@@ -291,6 +331,14 @@ class _Use(OpenScope):
 
     keep_out_of_graphs(__enter__)
     keep_out_of_graphs(leave)
+
+    def _end(self) -> None:
+        self.position = None
+        self.stream._suspended.discard(self)
+
+    def put_aside(self) -> None:
+        OpenScope.put_aside(self)
+        self.stream._suspended.add(self)
 
     def _stop(self) -> None:
         try:
@@ -362,6 +410,41 @@ class _Use(OpenScope):
         return {
             source.identity: self.stands_at(source, state)
             for source, state in zip(self.covered, self.saved or ())
+        }
+
+
+class _Place:
+    """Where a stream stands: what makes a copy of the stream stand there too.
+
+    Within the process a copy takes these very states, which nobody changes. In a pickle they
+    are what ``state_dict()`` returns.
+    """
+
+    __slots__ = ("stream", "states", "rest")
+
+    def __init__(self, stream: RNGStream) -> None:
+        self.stream = stream
+        position, sources = stream._position, stream._template.sources
+        #: Captured states by source name.
+        self.states = stream._captured(position)
+        #: Source and state where it has no captured form: switches, and what waits in a queue.
+        self.rest = [
+            (source, position[source.identity])
+            for source in sources
+            if source.identity in position and source.portable(position[source.identity]) is None
+        ]
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.stream._written(self.states),)
+
+    def duplicate_rest(self) -> dict[Any, Any]:
+        """Return the rest by identity, for one more stream that stands there."""
+        return {
+            source.identity: source.duplicate(state) if hasattr(source, "duplicate") else state
+            for source, state in self.rest
         }
 
 

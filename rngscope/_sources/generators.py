@@ -46,6 +46,10 @@ class GeneratorSource:
         self.name = f"generators[{position}]"
         self.identity = id(generator)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the generator is another RNG, which need not have been the same one here.
+        return GeneratorSource, (self.generator, self.position)
+
     def save(self) -> Any:
         return self.verbs.save(self.generator)
 

@@ -8,6 +8,7 @@ from _thread import RLock
 
 from rngscope._seeds import short_repr, source_seed
 from rngscope._sources import memory, mersenne
+from rngscope._sources.copied import CopiedByName
 from rngscope._sources.imported import imported
 from rngscope._sources.patient_lock import PATIENCE, PatientLock
 from rngscope._sources.plain import (
@@ -35,7 +36,7 @@ _REENTRANT = type(RLock())
 _NO_GAUSS = _GAUSS.pack(0, 0, 0.0)
 
 
-class NumpySource:
+class NumpySource(CopiedByName):
     """The ``RandomState`` behind ``numpy.random.rand()`` and its sisters.
 
     A state is a tuple. On the fast road, which knows MT19937 only: the bit generator, its

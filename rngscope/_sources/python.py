@@ -7,6 +7,7 @@ import struct
 
 from rngscope._seeds import source_seed
 from rngscope._sources import memory, mersenne
+from rngscope._sources.copied import CopiedByName
 from rngscope._sources.mersenne import as_tuple
 from rngscope._sources.plain import WORDS, check_gauss, check_keys, load_mersenne
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _GLOBAL: random.Random = random.seed.__self__  # type: ignore[attr-defined]
 
 
-class PythonSource:
+class PythonSource(CopiedByName):
     """The hidden instance behind ``random.random()`` and its sisters.
 
     A state is position and words in one ``bytes`` of 2500, and the cached second Gaussian;

@@ -16,6 +16,7 @@ from weakref import ref
 
 from rngscope._errors import raise_together
 from rngscope._seeds import source_seed
+from rngscope._sources.copied import CopiedByName, limited_source_of
 from rngscope._sources.patient_lock import PatientLock
 from rngscope._sources.plain import check_keys, check_range, load_hex
 from rngscope._sources.torch_cpu import set_generator, tensor_bytes, torch_module
@@ -49,7 +50,7 @@ class CapturedStates(dict[int, "Any"]):
         self.count = count
 
 
-class AcceleratorSource:
+class AcceleratorSource(CopiedByName):
     """All default generators of one accelerator type, or those of some devices.
 
     A state is a dict from device index to the tensor that ``get_state()`` returns (on CUDA
@@ -73,6 +74,11 @@ class AcceleratorSource:
     def limited_to(self, devices: Devices, without: tuple[int | None, ...] = ()) -> Self:
         """Return this source over some devices only."""
         return type(self)(self.name, devices, without)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.devices is None and not self.without:
+            return super().__reduce__()
+        return limited_source_of, (self.identity, self.devices, self.without)
 
     def covers_as(self, other: AcceleratorSource) -> bool:
         """Tell whether both cover the same devices."""
@@ -178,14 +184,23 @@ class AcceleratorSource:
         return self.portable(self.save())
 
     def portable(self, state: Any) -> Any:
-        # What is only queued has no state yet.
         parts = state if isinstance(state, tuple) else (state,)
+        module = self.module()
+        if module is not None and self.is_started(module):
+            parts = tuple(p.states(module) if isinstance(p, QueuedState) else p for p in parts)
+        # What is only queued has no state yet.
         found = {i: s for part in parts if isinstance(part, dict) for i, s in part.items()}
         if not found:
             return None
         # Not self.module(): in a forked child, where it is None, the generators still count.
         module = sys.modules["torch"].__dict__[self.name]
         return CapturedStates(found, len(self.generators(module)))
+
+    def duplicate(self, state: Any) -> Any:
+        """Return a saved state for a second owner: each takes its own out of torch's queue."""
+        if isinstance(state, tuple):
+            return tuple(map(self.duplicate, state))
+        return state._limited(state.source) if isinstance(state, QueuedState) else state
 
     def restore(self, state: Any) -> None:
         if isinstance(state, tuple):

@@ -7,6 +7,7 @@ import sys
 
 from rngscope._errors import warn_caller
 from rngscope._seeds import source_seed
+from rngscope._sources.copied import CopiedByName
 from rngscope._sources.imported import imported
 from rngscope._sources.memory import SeedImages
 from rngscope._sources.plain import WORDS, check_keys, load_hex
@@ -22,7 +23,7 @@ _STATE = struct.Struct(f"=QiiQ{WORDS}Q")
 _STATE_BYTES = 5056
 
 
-class TorchSource:
+class TorchSource(CopiedByName):
     """``torch.default_generator``.
 
     A state is the tensor that ``get_state()`` returns, kept as it came (uint8, shape
