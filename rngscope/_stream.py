@@ -6,7 +6,7 @@ import sys
 from _thread import get_ident
 
 from rngscope._copies import add_attributes, added_attributes
-from rngscope._errors import raise_together
+from rngscope._errors import raise_together, warn_caller
 from rngscope._open_scopes import (
     OpenScope,
     keep_out_of_graphs,
@@ -16,6 +16,7 @@ from rngscope._open_scopes import (
 )
 from rngscope._scope import rng_scope
 from rngscope._seeds import check_seed, short_repr
+from rngscope._sources.torch_accelerator import AcceleratorSource
 from rngscope._state import dump_sources, load_sources, seal, unseal
 
 TYPE_CHECKING = False
@@ -150,31 +151,16 @@ class RNGStream:
 
         Raises:
             TypeError: a NumPy bit generator that is not NumPy's own.
+
+        Warns:
+            RuntimeWarning: a body has queued seeds or states of its own for an accelerator that
+                has not started; these cannot be written.
         """
         with lock:
             use = self._latest()
             position = self._position if use is None else {**self._position, **use.stands()}
-            states = self._captured(position)
-        return self._written(states)
-
-    def _captured(self, position: dict[Any, Any]) -> dict[str, Any]:
-        """Return where the stream stands in all that has a captured form, by name."""
-        states = {**self._loaded}
-        for source in self._template.sources:
-            state = source.portable(position.get(source.identity))
-            if state is not None:
-                states[source.name] = state
-        return states
-
-    def _written(self, states: dict[str, Any]) -> dict[str, Any]:
-        return seal(
-            "RNGStream",
-            {
-                "seed": str(self.seed),
-                "independent": self._template.independent,
-                "states": dump_sources(states, self._template.sources),
-            },
-        )
+            place = _Place(self, position)
+        return place.written()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on, at the next entry, where the stream that wrote ``state_dict`` stopped.
@@ -225,7 +211,7 @@ class RNGStream:
                     "cannot copy or pickle a stream while a body that runs in it is suspended: "
                     "let the body end first, or close it"
                 )
-            place = _Place(self)
+            place = _Place(self, self._position)
         return added_attributes(self, RNGStream.__slots__), copy(self._template), place
 
     def __setstate__(
@@ -420,30 +406,53 @@ class _Place:
     are what ``state_dict()`` returns.
     """
 
-    __slots__ = ("stream", "states", "rest")
+    __slots__ = ("template", "states", "rest")
 
-    def __init__(self, stream: RNGStream) -> None:
-        self.stream = stream
-        position, sources = stream._position, stream._template.sources
+    def __init__(self, stream: RNGStream, position: dict[Any, Any]) -> None:
+        self.template = stream._template
         #: Captured states by source name.
-        self.states = stream._captured(position)
-        #: Source and state where it has no captured form: switches, and what waits in a queue.
-        self.rest = [
-            (source, position[source.identity])
-            for source in sources
-            if source.identity in position and source.portable(position[source.identity]) is None
-        ]
+        self.states = {**stream._loaded}
+        #: Sources that have no captured form now, with their states: switches, and accelerators
+        #: that have not started.
+        self.rest: list[tuple[Any, Any]] = []
+        for source in self.template.sources:
+            state = position.get(source.identity)
+            captured = source.portable(state)
+            if captured is not None:
+                self.states[source.name] = captured
+            elif state is not None:
+                self.rest.append((source, state))
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (self.stream._written(self.states),)
+        return dict, (self.written(),)
+
+    def written(self) -> dict[str, Any]:
+        """Return seed and states in plain form."""
+        for source, state in self.rest:
+            if isinstance(source, AcceleratorSource) and not source.is_as_begun(state):
+                warn_caller(
+                    f"what a body of this stream has queued for {source.name!r}, which has not "
+                    f"started, cannot be written: where it is loaded, the stream begins there with "
+                    f"its seed; start {source.name!r} before the stream is used"
+                )
+        return seal(
+            "RNGStream",
+            {
+                "seed": str(self.template.seed),
+                "independent": self.template.independent,
+                "states": dump_sources(self.states, self.template.sources),
+            },
+        )
 
     def duplicate_rest(self) -> dict[Any, Any]:
         """Return the rest by identity, for one more stream that stands there."""
         return {
-            source.identity: source.duplicate(state) if hasattr(source, "duplicate") else state
+            source.identity: (
+                source.duplicate(state) if isinstance(source, AcceleratorSource) else state
+            )
             for source, state in self.rest
         }
 

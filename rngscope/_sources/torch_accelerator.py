@@ -202,6 +202,11 @@ class AcceleratorSource(CopiedByName):
             return tuple(map(self.duplicate, state))
         return state._limited(state.source) if isinstance(state, QueuedState) else state
 
+    def is_as_begun(self, state: Any) -> bool:
+        """Tell whether all that waits in a saved state is what a scope or a stream began with."""
+        parts = state if isinstance(state, tuple) else (state,)
+        return all(part.is_as_begun() for part in parts if isinstance(part, QueuedState))
+
     def restore(self, state: Any) -> None:
         if isinstance(state, tuple):
             # In parts: other scopes stood above this one with some of the devices.
@@ -495,6 +500,14 @@ class QueuedState:
             and self._is_about_rngs(entry[0])
             and not isinstance(entry[0], _Mark)
         )
+
+    def is_as_begun(self) -> bool:
+        """Tell whether a seed or a state of ours is what was queued last."""
+        calls = [call for call, _ in self.calls if not isinstance(call, _Mark)]
+        last = next(filter(self._is_about_rngs, reversed(calls)), None)
+        if isinstance(last, _Restore):
+            return last.state.is_as_begun()
+        return isinstance(last, _Change)
 
     def states(self, module: Any) -> States:
         """Return what the generators held at this point, now that they exist."""
