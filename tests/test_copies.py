@@ -720,7 +720,7 @@ def test_deepcopy_of_a_decorated_function_is_itself():
             assert copy.deepcopy(function) is function is copy.copy(function)
 
 
-# What holds them: data sets, ranks, modules, estimators ---------------------------------------------
+# What holds them: data sets, ranks, modules, estimators ------------------------------------------
 
 
 class Drawing:
@@ -983,6 +983,33 @@ def test_what_a_body_has_queued_for_an_accelerator_goes_along_in_this_process(
         drawn = on_devices(accelerator, contextlib.nullcontext())
     assert drawn == [expected_on_device(7)] * 2
     assert on_devices(accelerator, stream) == drawn
+    assert accelerator.states() == accelerator.fresh
+
+
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("started", [False, True])
+def test_a_stream_that_was_left_out_of_order_stands_in_parts(
+    queued, started, accelerated_way, accelerator
+):
+    """One part for the device that a scope above covered: each goes along."""
+    stream, above = RNGStream(42), rng_scope(43, devices=[0])
+    is_lost = queued and not started and accelerated_way is PICKLES["pickle 5"]
+    with pytest.warns(RuntimeWarning, match="was left while another one was still open"):
+        with contextlib.ExitStack() as stack:
+            stream.__enter__()
+            if queued:
+                accelerator.module.manual_seed_all(7)
+            stack.enter_context(above)
+            stream.__exit__()
+    if started:
+        accelerator.start()
+    with pytest.warns(RuntimeWarning) if is_lost else contextlib.nullcontext():
+        twin = accelerated_way(stream)
+    if not started:
+        inside(twin)
+        accelerator.start()
+    drawn = on_devices(accelerator, twin)
+    assert (on_devices(accelerator, stream) == drawn) is not is_lost
     assert accelerator.states() == accelerator.fresh
 
 

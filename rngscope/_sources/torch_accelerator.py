@@ -503,11 +503,16 @@ class QueuedState:
 
     def is_as_begun(self) -> bool:
         """Tell whether a seed or a state of ours is what was queued last."""
-        calls = [call for call, _ in self.calls if not isinstance(call, _Mark)]
-        last = next(filter(self._is_about_rngs, reversed(calls)), None)
+        last = next(filter(self._decides, (call for call, _ in reversed(self.calls))), None)
         if isinstance(last, _Restore):
             return last.state.is_as_begun()
         return isinstance(last, _Change)
+
+    def _decides(self, call: Any) -> bool:
+        """Tell whether a call is about RNGs, and not a change of a part of the devices only."""
+        if isinstance(call, _Change):
+            return self.source.beyond(call.source).devices == ()
+        return self._is_about_rngs(call) and not isinstance(call, _Mark)
 
     def states(self, module: Any) -> States:
         """Return what the generators held at this point, now that they exist."""
