@@ -304,10 +304,10 @@ class _Use(OpenScope):
                     if scopes[-1] is not self:
                         crossed = self._first_crossed()
                     self._stop()
-                self._end()
+                self.position = None
         except BaseException as interruption:
             self._stop_after(interruption)
-            self._end()
+            self.position = None
             raise
         if crossed is not None and not sys.is_finalizing():
             self._warn_of_order(crossed)
@@ -318,12 +318,9 @@ class _Use(OpenScope):
     keep_out_of_graphs(__enter__)
     keep_out_of_graphs(leave)
 
-    def _end(self) -> None:
-        self.position = None
-        self.stream._suspended.discard(self)
-
     def put_aside(self) -> None:
         OpenScope.put_aside(self)
+        # Until it is entered again, which is also how a body ends that is closed or dropped.
         self.stream._suspended.add(self)
 
     def _stop(self) -> None:

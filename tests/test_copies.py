@@ -1034,6 +1034,44 @@ def test_what_a_body_has_queued_and_no_pickle_can_hold_is_a_warning(devices, acc
         inside(stream)
 
 
+@pytest.mark.parametrize("road_and_accelerator", ROADS[2:], indirect=True)
+def test_the_warning_is_about_what_is_queued_for_each_device(accelerator):
+    """Not about calls that have nothing to do with RNGs; also when the state is queued again."""
+    module = accelerator.module
+    other = RNGStream(42)
+    with other, rng_scope(1, devices=[0]):
+        # Outside of the inner scope it has reached one device.
+        module.manual_seed_all(7)
+    with pytest.warns(RuntimeWarning, match="has queued"):
+        other.state_dict()
+    clean, queued = RNGStream(42, devices=[0]), RNGStream(42, devices=[0])
+    with rng_scope():
+        # Whose end takes all of it out of the queue.
+        inside(clean)
+        with queued:
+            module.manual_seed_all(7)
+    for stream in (clean, queued):
+        with stream:
+            module._lazy_call(lambda: None)
+    clean.state_dict()
+    with pytest.warns(RuntimeWarning, match="has queued"):
+        queued.state_dict()
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("road_and_accelerator", ROADS[1:3], indirect=True)
+def test_entropy_that_was_queued_is_the_same_for_stream_and_copy(way, accelerator):
+    """Each holds on to its own point of the queue, although the other has been used."""
+    stream = RNGStream(42, devices=[0, 1])
+    with stream:
+        accelerator.module.seed_all()
+    twin = way(stream)
+    inside(stream)
+    accelerator.start()
+    drawn = on_devices(accelerator, twin)
+    assert on_devices(accelerator, stream) == drawn
+
+
 def expected_on_device(seed):
     import torch
 

@@ -78,8 +78,9 @@ if TYPE_CHECKING:
         def load(self, fields: Any) -> Any:
             """Return the state that ``dump`` returned, after checking every field."""
 
-    # Only accelerators have this one verb more, because two scopes may cover different
-    # devices of theirs: pass_on(upper, state) -> (upper, displaced, rest).
+    # Only accelerators have more verbs. Two scopes may cover different devices of theirs:
+    # pass_on(upper, state) -> (upper, displaced, rest). And what waits for their start can be
+    # copied, but not written: duplicate(state) -> state, is_as_begun(state) -> bool.
 
 
 _PRIVATE = PrivateSource()

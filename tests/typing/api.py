@@ -1,5 +1,6 @@
 """What type checkers see of the public names: checked by mypy, never run."""
 
+import copy
 import functools
 import types
 import unittest
@@ -217,6 +218,13 @@ def blocks() -> None:
     stream.reset()
     assert_type(derive_seed(42, "dropout", 1), int)
     seed_all(42, sources=["numpy"], independent=True)
+
+
+def copies() -> None:
+    assert_type(copy.copy(rng_scope(42)), rng_scope)
+    assert_type(copy.deepcopy(stream), RNGStream)
+    assert_type(copy.copy(RNGState.capture()), RNGState)
+    assert_type(copy.deepcopy(assert_rng_unchanged()), assert_rng_unchanged)
 
 
 def block_may_raise() -> int:
