@@ -41,6 +41,7 @@ _QUEUE_ROWS = (
     _details.QUEUE_SEEDS_FOR_ALL,
     _details.QUEUE_SEEDS,
     _details.QUEUE_SEEDS_ORDER,
+    _details.GENERATORS,
 )
 #: Asks for all of them at once.
 _whole_queue = attrgetter(*[row.name for row in _QUEUE_ROWS])
@@ -292,6 +293,13 @@ class AcceleratorSource:
                 f"leave it out with restore(strict=False)"
             )
 
+    def warn_if_out_of_reach(self) -> None:
+        """Say that a change for good does not reach it."""
+        module = self.module()
+        if module is not None and not self.is_started(module):
+            if not _has_queue(module, self.name):
+                _warn_of_no_queue(self.name, f"{self.name} has not started and is not seeded")
+
     def only_present(self, state: CapturedStates) -> AcceleratorSource | None:
         """Return this source over those devices of ``state`` that are there."""
         module = self.module()
@@ -310,10 +318,6 @@ class AcceleratorSource:
                 if not module.is_initialized():
                     if _has_queue(module, self.name):
                         _append(module, change)
-                    else:
-                        _warn_of_no_queue(
-                            self.name, f"{self.name} has not started and is left as it is"
-                        )
                     return
         _refuse_capture(module, self.name, "change")
         change.apply(module, self.covered(module))
@@ -789,7 +793,7 @@ def _start_lock(module: Any, name: str) -> Any:
 
 
 def _has_queue(module: Any, name: str) -> bool:
-    """Tell whether we know where torch keeps what waits for the start."""
+    """Tell whether all is there that seeds and states need to wait for the start."""
     try:
         _whole_queue(module)
         return True
@@ -803,8 +807,8 @@ def _no_queue(name: str) -> str:
     gone = {row.path for row in _details.missing()}
     path = next(row.path for row in (row.on(name) for row in _QUEUE_ROWS) if row.path in gone)
     return (
-        f"this torch has no {path}, where scopes and states wait for the start; start "
-        f"{name} first: torch.{name}.init()"
+        f"this torch has no {path}, without which no seed or state can wait for the start; "
+        f"start {name} first: torch.{name}.init()"
     )
 
 
