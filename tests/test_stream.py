@@ -490,6 +490,8 @@ def interrupted(step, at, files):
         return trace
 
     before = sys.gettrace()
+    # Python 3.12.1 traces opcodes only if some frame wants it before the tracing begins.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(trace)
     try:
         step()
