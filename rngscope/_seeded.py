@@ -135,6 +135,12 @@ def decorate(function: Any, make: Make) -> Any:
             "a fixture cannot be decorated: write @pytest.fixture above @seeded(...), so that "
             "the function is decorated before it becomes a fixture"
         )
+    if _makes_context_manager(function):
+        raise TypeError(
+            "a function that @contextmanager has made cannot be decorated, since its block would "
+            "run outside: write @contextmanager above @seeded(...), so that the generator function "
+            "is decorated"
+        )
     if not callable(function):
         raise TypeError(
             f"only functions, methods and test classes can be decorated, not "
@@ -292,14 +298,16 @@ def _decorate_class(cls: type, make: Make) -> type:
     import functools
     import inspect
 
-    # Classes, fixtures and other objects with such a name are no tests for pytest either.
+    # Classes, fixtures and other objects with such a name are no tests for pytest either, and
+    # what @contextmanager has made is none for anybody.
     wrappers = (staticmethod, classmethod, functools.partialmethod)
     names = [name for name in dir(cls) if name.startswith("test")]
     tests = {name: inspect.getattr_static(cls, name) for name in names}
     tests = {
         name: test
         for name, test in tests.items()
-        if (inspect.isroutine(test) or isinstance(test, wrappers)) and not _is_fixture(test)
+        if (inspect.isroutine(test) or isinstance(test, wrappers))
+        and not (_is_fixture(test) or _makes_context_manager(test))
     }
     if not tests:
         raise TypeError(
@@ -324,4 +332,23 @@ def _is_fixture(function: Any) -> bool:
     return (
         type(function).__name__ == "FixtureFunctionDefinition"
         or type(mark).__name__ == "FixtureFunctionMarker"
+    )
+
+
+def _makes_context_manager(function: Any) -> bool:
+    """Tell whether ``contextmanager`` or ``asynccontextmanager`` has made this function.
+
+    Calling it only makes the context manager; its block runs afterwards.
+    """
+    import functools
+
+    while isinstance(function, (functools.partial, functools.partialmethod)):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    # Not __wrapped__ alone: any wrapper of a generator function has that. contextlib's own has
+    # always had this name, as have the backports of it.
+    code = getattr(function, "__code__", None)
+    return hasattr(function, "__wrapped__") and getattr(code, "co_qualname", "") in (
+        "contextmanager.<locals>.helper",
+        "asynccontextmanager.<locals>.helper",
     )
