@@ -21,6 +21,7 @@ from sys import _getframe
 from rngscope import _late_import
 from rngscope._errors import raise_together, warn_caller
 from rngscope._late_import import pending
+from rngscope._not_covered import warn_at_end
 from rngscope._sources import present
 
 TYPE_CHECKING = False
@@ -231,6 +232,8 @@ class OpenScope:
             self._warn_of_order(crossed)
         if _deferred:
             leave_deferred()
+        if type(self.sources) is not tuple:
+            warn_at_end(self.sources, kind)  # type: ignore[arg-type]
 
     __exit__ = leave
 

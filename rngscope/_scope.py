@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rngscope._not_covered import warn_of_missing
 from rngscope._open_scopes import OpenScope, change_together
 from rngscope._seeds import SEED_LIMIT, check_seed, short_repr
 from rngscope._sources import choose, load_what_is_lazy, present
@@ -145,6 +146,7 @@ def seed_all(
     if type(independent) is not bool:
         raise TypeError(f"independent must be True or False, not {independent!r}")
     chosen = choose(sources, devices)
+    warn_of_missing(chosen, "is not imported, so nothing of it is seeded; import it first")
     load_what_is_lazy(chosen)
     chosen = present(chosen)
     change_together([(source, source.seed, (number, independent)) for source in chosen])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
+from rngscope._not_covered import warn_of_missing
 from rngscope._open_scopes import change_together, leave_deferred, lock
 from rngscope._seeds import short_repr
 from rngscope._sources import SOURCES, choose, load_what_is_lazy
@@ -84,7 +85,11 @@ class RNGState:
             TypeError, ValueError: an argument is wrong.
             RuntimeError: a CUDA graph is being captured.
         """
-        return cls._captured(choose(sources, devices, generators))
+        chosen = choose(sources, devices, generators)
+        warn_of_missing(
+            chosen, "is not imported, so nothing of it is in the state; import it first"
+        )
+        return cls._captured(chosen)
 
     @classmethod
     def _captured(cls, chosen: Collection[Source]) -> Self:

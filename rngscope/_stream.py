@@ -6,6 +6,7 @@ import sys
 from _thread import get_ident
 
 from rngscope._errors import raise_together
+from rngscope._not_covered import warn_at_end
 from rngscope._open_scopes import (
     OpenScope,
     keep_out_of_graphs,
@@ -286,6 +287,8 @@ class _Use(OpenScope):
         if crossed is not None and not sys.is_finalizing():
             self._warn_of_order(crossed)
         leave_deferred()
+        if type(self.sources) is not tuple:
+            warn_at_end(self.sources, kind)  # type: ignore[arg-type]
 
     __exit__ = leave
 

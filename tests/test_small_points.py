@@ -3,11 +3,17 @@
 import asyncio
 import contextlib
 import functools
+import os
 import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
-from by_hand import expected
+from by_hand import NAMES, expected
 
+import rngscope
 from rngscope import RNGStream, assert_rng_unchanged, rng_scope, seeded
 
 # @seeded above @contextmanager ------------------------------------------------------------
@@ -139,3 +145,186 @@ def test_a_context_manager_in_a_test_class_is_left_as_it_is(unchanged):
     assert TestDraws().test_draw() == random.Random(42).random() != expected("python", 1)[0][0]
     with pytest.raises(TypeError, match="has no methods named test"):
         seeded(42)(type("C", (), {"test_block": block}))
+
+
+# What was named and never came ------------------------------------------------------------
+
+
+def in_process(text, *options):
+    """Run a program in which nothing is imported yet; return status and standard error."""
+    path = [str(Path(rngscope.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    result = subprocess.run(
+        [sys.executable, *options, "-c", textwrap.dedent(text)],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, path))),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=200,
+    )
+    return result.returncode, result.stderr
+
+
+PRELUDE = """
+    import asyncio, random, sys, warnings
+    from rngscope import *
+
+    def told(function, *args):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            function(*args)
+        assert all(w.category is RuntimeWarning for w in caught), caught
+        # The line of the program, or of the event loop that runs it.
+        files = [w.filename for w in caught]
+        assert all(file == "<string>" or "asyncio" in file for file in files), files
+        return [str(w.message) for w in caught]
+
+    def use(scope):
+        with scope:
+            random.random()
+"""
+
+
+def check(text):
+    """Run checks in a process of their own, after the prelude."""
+    status, errors = in_process(textwrap.dedent(PRELUDE) + textwrap.dedent(text))
+    assert status == 0, errors
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "use(rng_scope(1, sources=['torch']))",
+        "use(rng_scope(sources=('python', 'torch')))",
+        "use(rng_scope(1, sources=['torch'], devices=[], generators=[random.Random(1)]))",
+        "use(RNGStream(1, sources={'torch': 1}))",
+        "seeded(1, sources=['torch'])(random.random)()",
+        "seeded(seed_from=lambda: 1, sources=['torch'])(random.random)()",
+        "rng_scope(1, sources=['torch'])(random.random)()",
+        "list(seeded(1, sources=['torch'])(body)())",
+        "asyncio.run(seeded(1, sources=['torch'])(coroutine)())",
+        "asyncio.run(run_through(seeded(1, sources=['torch'])(async_body)()))",
+    ],
+)
+def test_a_named_source_whose_library_never_came_is_one_warning_at_the_end(make):
+    """It names the source and the library; once a process, with the line of the program."""
+    check(f"""
+        def body():
+            yield 1
+            yield 2
+
+        async def coroutine():
+            await asyncio.sleep(0)
+
+        async def async_body():
+            yield 1
+            await asyncio.sleep(0)
+            yield 2
+
+        async def run_through(items):
+            async for item in items:
+                pass
+
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        messages = told(lambda: {make})
+        assert len(messages) == 1, messages
+        assert "sources names 'torch', but torch was not imported" in messages[0], messages
+        assert told(lambda: {make}) == []
+        assert "torch" not in sys.modules
+    """)
+
+
+def test_each_name_is_told_once():
+    """Names of one library come together, in one message; each only the first time."""
+    check("""
+        assert "'numpy', but numpy" in told(use, rng_scope(1, sources=["numpy"]))[0]
+        names = ["cuda", "torch", "python"]
+        (message,) = told(use, rng_scope(1, sources=names))
+        assert "sources names 'cuda', 'torch', but torch was not" in message, message
+        assert told(use, rng_scope(1, sources=names)) == []
+        (message,) = told(use, rng_scope(1, sources=["mps", "cuda"]))
+        assert "sources names 'mps', but" in message
+    """)
+
+
+def test_deterministic_without_torch_is_one_warning_at_the_end():
+    """Its switches are torch's."""
+    check("""
+        (message,) = told(use, rng_scope(1, deterministic=True))
+        assert message.startswith("deterministic=True changed nothing"), message
+        assert "torch was not imported" in message
+        assert told(use, rng_scope(1, deterministic=True)) == []
+    """)
+
+
+def test_what_was_not_named_is_no_warning():
+    """By default a scope covers what there is, and so it does with other options."""
+    check("""
+        for options in ({}, {"devices": []}, {"generators": [random.Random(1)]}):
+            assert told(use, rng_scope(1, **options)) == []
+        assert told(use, rng_scope(1, sources=["python"])) == []
+        assert told(use, rng_scope(1, sources=[])) == []
+        assert told(use, rng_scope(RNGState.capture())) == []
+        assert told(seed_all, 1) == []
+    """)
+
+
+@pytest.mark.skipif("numpy" not in NAMES, reason="needs numpy")
+def test_a_library_imported_before_or_inside_is_no_warning():
+    """Also where its import comes late in a body that suspends, or it has no RNG yet."""
+    check("""
+        def late():
+            yield 1
+            import numpy
+            yield 2
+
+        assert told(lambda: list(seeded(1, sources=["numpy"])(late)())) == []
+        for name in ("numpy.random", "numpy"):
+            # NumPy 2 imports it at the first use, which would have been covered.
+            sys.modules.pop("numpy.random", None)
+            assert told(use, rng_scope(1, sources=["numpy"])) == []
+    """)
+
+
+def test_a_block_that_raises_has_a_trouble_of_its_own():
+    """A block that fails since torch is missing needs no warning that it is."""
+    check("""
+        def fail():
+            try:
+                with rng_scope(1, sources=["torch"], deterministic=True):
+                    raise ImportError
+            except ImportError:
+                pass
+
+        assert told(fail) == []
+        assert len(told(use, rng_scope(1, sources=["torch"], deterministic=True))) == 2
+    """)
+
+
+def test_the_warning_comes_after_everything_is_back():
+    """Under -W error it comes out of the block, each time."""
+    check("""
+        warnings.simplefilter("error")
+        for _ in range(2):
+            random.seed(5)
+            try:
+                use(rng_scope(1, sources=["python", "torch"]))
+            except RuntimeWarning:
+                assert random.random() == random.Random(5).random()
+            else:
+                raise AssertionError
+        with rng_scope(1):
+            assert random.random() == random.Random(1).random()
+    """)
+
+
+def test_seed_all_and_capture_tell_at_once_what_is_missing():
+    """What is imported later is not reached, and not in the state."""
+    check("""
+        (message,) = told(lambda: seed_all(1, sources=["python", "torch"]))
+        assert "sources names 'torch', but torch is not imported" in message
+        assert random.random() == random.Random(1).random()
+        (message,) = told(lambda: RNGState.capture(sources=["numpy", "python"]))
+        assert "sources names 'numpy', but numpy is not imported" in message
+        assert told(lambda: seed_all(1, sources=["python", "torch"])) == []
+        with assert_rng_unchanged(sources=["cuda"]):
+            pass
+    """)

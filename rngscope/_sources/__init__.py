@@ -154,6 +154,13 @@ def load_what_is_lazy(sources: Iterable[Source]) -> None:
         load_numpy_random()
 
 
+class NamedSources(tuple["Any", ...]):
+    """Sources that the program has asked for, and so expects to be covered."""
+
+    #: Whether ``sources=`` names them; else there are generators or switches among all.
+    has_names: bool
+
+
 def choose(
     sources: Iterable[str] | None,
     devices: Iterable[Any] | None,
@@ -172,7 +179,7 @@ def choose(
         return SOURCES
     chosen = _on_devices(_by_name(sources), devices)
     if is_plain:
-        return tuple(chosen)
+        return tuple(chosen) if sources is None else _named(chosen, sources)
     if isinstance(generators, (str, bytes)) or not hasattr(generators, "__iter__"):
         raise TypeError(f"generators must be a list of RNG objects, not {short_repr(generators)}")
     mine: list[Any] = []
@@ -182,7 +189,13 @@ def choose(
             mine.append(GeneratorSource(generator, len(mine)))
     if not isinstance(deterministic, bool):
         raise TypeError(f"deterministic must be True or False, not {deterministic!r}")
-    return (*chosen, *mine, *((DeterminismSource(),) if deterministic else ()))
+    return _named((*chosen, *mine, *((DeterminismSource(),) if deterministic else ())), sources)
+
+
+def _named(chosen: Iterable[Any], sources: Iterable[str] | None) -> NamedSources:
+    named = NamedSources(chosen)
+    named.has_names = sources is not None
+    return named
 
 
 def _by_name(sources: Iterable[str] | None) -> list[Any]:
