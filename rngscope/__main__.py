@@ -13,19 +13,25 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m rngscope"
 RUN = f"{PROGRAM} run [--seed N] [--independent] [--deterministic]"
+RUN_OPTIONS = ("--seed", "--hash-seed", "--independent", "--deterministic")
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
+    #: The command that was probably meant, if there is one.
+    meant = ""
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{PROGRAM}: {message}; --help shows the usage\n")
+        hint = f"to run a program, write: {self.meant}" if self.meant else "--help shows the usage"
+        self.exit(2, f"{PROGRAM}: {message}; {hint}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Check this machine or run a program; return the exit status."""
     own, program = _cut(sys.argv[1:] if arguments is None else arguments)
     parser = _make_parser()
+    parser.meant = _meant(own)
     options = parser.parse_args(own)
     if options.command is None:
         from rngscope._self_check import self_check
@@ -72,7 +78,20 @@ def _cut(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:here], arguments[here:]
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _meant(arguments: list[str]) -> str:
+    """Return the command that runs a program, for arguments in which ``run`` is missing."""
+    if arguments[:1] == ["run"]:
+        return ""
+    import shlex
+
+    words = [word for word in arguments if word != "run"]
+    for word in words:
+        if not word.startswith("-") or word.startswith(("-m", *RUN_OPTIONS)):
+            return f"{PROGRAM} run {shlex.join(words)}"
+    return ""
+
+
+def _make_parser() -> _Parser:
     parser = _Parser(
         prog=PROGRAM,
         description="Check that every random number generator on this machine is seeded and "

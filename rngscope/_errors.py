@@ -1,7 +1,25 @@
 """Report several failures as one error, and warn where the program can see it."""
 
+from __future__ import annotations
+
 import sys
 import warnings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    # To a type checker a class without a call is still no context manager.
+    NeedsParentheses = type
+else:
+
+    class NeedsParentheses(type):
+        """The type of context managers that are classes: one that is not called says so."""
+
+        def __enter__(cls) -> NoReturn:
+            raise TypeError(f"with {cls.__name__} needs parentheses: write with {cls._as_block}:")
+
+        __exit__ = __enter__
 
 
 def raise_together(message: str, errors: list[BaseException]) -> None:

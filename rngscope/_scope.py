@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rngscope._errors import NeedsParentheses
 from rngscope._not_covered import warn_of_missing
 from rngscope._open_scopes import OpenScope, change_together
 from rngscope._seeds import SEED_LIMIT, check_seed, short_repr
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class rng_scope(OpenScope):
+class rng_scope(OpenScope, metaclass=NeedsParentheses):
     """Seed every global RNG for a block, and put each back bit for bit at its end.
 
     The RNGs belong to the process: draws of other threads inside the block take from the
@@ -59,6 +60,7 @@ class rng_scope(OpenScope):
     """
 
     __slots__ = ()
+    _as_block = "rng_scope(42)"
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class rng_scope(OpenScope):
         *,
         sources: Iterable[str] | None = None,
         devices: Iterable[Any] | None = None,
-        generators: Iterable[Any] = (),
+        generators: Iterable[Any] | None = (),
         independent: bool = False,
         deterministic: bool = False,
     ) -> None:
@@ -75,8 +77,8 @@ class rng_scope(OpenScope):
         self.independent = independent
         self.sources = choose(sources, devices, generators, deterministic)
         self.replayed = None
-        self.begins_anyhow = (
-            deterministic or type(generators) is not tuple or generators != ()
+        self.begins_anyhow = deterministic or generators is not None and (
+            type(generators) is not tuple or generators != ()
         )
         if seed is None or type(seed) is int and 0 <= seed < SEED_LIMIT:
             # What is most often asked, without a call.

@@ -10,6 +10,7 @@ import sys
 
 from rngscope._open_scopes import OpenScope
 from rngscope._scope import rng_scope
+from rngscope._seeds import short_repr
 from rngscope._state import RNGState
 
 TYPE_CHECKING = False
@@ -42,7 +43,7 @@ def seeded(
     seed_from: Callable[..., SupportsIndex | RNGState | None] | None = None,
     sources: Iterable[str] | None = None,
     devices: Iterable[Any] | None = None,
-    generators: Iterable[Any] = (),
+    generators: Iterable[Any] | None = (),
     independent: bool = False,
     deterministic: bool = False,
 ) -> Callable[[Decorated], Decorated]:
@@ -100,7 +101,35 @@ def seeded(
 
         return decorate(function, make)  # type: ignore[no-any-return]
 
-    return decorate_with_seed
+    shown = "seed" if seed_from is not None else "" if seed is None else short_repr(seed)
+    return _Decorator(decorate_with_seed, shown)
+
+
+class _Decorator:
+    """What ``seeded(...)`` returns: it decorates, and says so where it is used for a block."""
+
+    __slots__ = ("_decorate", "_shown")
+
+    def __init__(self, decorate: Callable[[Any], Any], shown: str) -> None:
+        self._decorate = decorate
+        #: The seed, as it is written.
+        self._shown = shown
+
+    def __call__(self, function: Any) -> Any:
+        return self._decorate(function)
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self):
+            raise TypeError(
+                f"seeded(...) decorates functions; for a block, write "
+                f"with rng_scope({self._shown}):"
+            )
+
+        __exit__ = __enter__
+
+    def __repr__(self) -> str:
+        return f"<seeded seed={self._shown or None}>"
 
 
 def seeded_like(template: rng_scope, function: Decorated) -> Decorated:

@@ -43,7 +43,15 @@ def _as_integer(value: Any, what: str, expected: str) -> int:
     name = type(value).__name__
     if is_array:
         name += f" of shape {tuple(value.shape)}"
-    raise TypeError(f"{what} must be {expected}, not {name}: {short_repr(value)}")
+    hint = _hint_for_text(value) if what == "seed" and isinstance(value, str) else ""
+    raise TypeError(f"{what} must be {expected}, not {name}: {short_repr(value)}{hint}")
+
+
+def _hint_for_text(text: str) -> str:
+    if text.strip().isdecimal():
+        # From a command line, or from the environment.
+        return f"; write int({short_repr(text)})"
+    return f"; for a seed from a name, write derive_seed(0, {short_repr(text)})"
 
 
 def short_repr(value: object) -> str:

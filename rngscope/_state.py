@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
+from rngscope._errors import NeedsParentheses
 from rngscope._not_covered import warn_of_missing
 from rngscope._open_scopes import change_together, leave_deferred, lock
 from rngscope._seeds import short_repr
@@ -72,7 +73,7 @@ class RNGState:
         *,
         sources: Iterable[str] | None = None,
         devices: Iterable[Any] | None = None,
-        generators: Iterable[Any] = (),
+        generators: Iterable[Any] | None = (),
     ) -> Self:
         """Return the states of all sources that are loaded and started now.
 
@@ -102,7 +103,7 @@ class RNGState:
             [(s.kind, c) for s, c in captured if _is_generator(s)],  # type: ignore[attr-defined]
         )
 
-    def restore(self, *, generators: Iterable[Any] = (), strict: bool = True) -> None:
+    def restore(self, *, generators: Iterable[Any] | None = (), strict: bool = True) -> None:
         """Put every source back to this state. If one cannot be, none is.
 
         An accelerator that has not started gets its part when it starts; a mismatch that
@@ -411,7 +412,7 @@ def _warn_of_versions(versions: dict[str, str], kind: str) -> None:
             )
 
 
-class assert_rng_unchanged:
+class assert_rng_unchanged(metaclass=NeedsParentheses):
     """Check that a block leaves every global RNG as it was; also a decorator.
 
     Sources that are there only at one end (torch imported, CUDA started meanwhile) are no
@@ -435,6 +436,7 @@ class assert_rng_unchanged:
     """
 
     __slots__ = ("_sources", "_before")
+    _as_block = "assert_rng_unchanged()"
 
     def __init__(
         self,

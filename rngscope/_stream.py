@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from _thread import get_ident
 
-from rngscope._errors import raise_together
+from rngscope._errors import NeedsParentheses, raise_together
 from rngscope._not_covered import warn_at_end
 from rngscope._open_scopes import (
     OpenScope,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class RNGStream:
+class RNGStream(metaclass=NeedsParentheses):
     """A scope that continues, each time it is entered, where it stopped the last time.
 
     Outside, the RNGs of the program are untouched. A stream that is entered while it is
@@ -57,6 +57,7 @@ class RNGStream:
     """
 
     __slots__ = ("_template", "_position", "_loaded", "_open")
+    _as_block = "RNGStream(42)"
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class RNGStream:
         *,
         sources: Iterable[str] | None = None,
         devices: Iterable[Any] | None = None,
-        generators: Iterable[Any] = (),
+        generators: Iterable[Any] | None = (),
         independent: bool = False,
         deterministic: bool = False,
     ) -> None:

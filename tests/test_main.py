@@ -340,6 +340,33 @@ def test_bad_usage_is_one_line_and_status_2(arguments, message, tmp_path):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments, way_out",
+    [
+        (["--seed", "42", "x.py"], "run --seed 42 x.py"),
+        (["--seed=42", "x.py", "--json"], "run --seed=42 x.py --json"),
+        (["--seed", "42"], "run --seed 42"),
+        (["x.py"], "run x.py"),
+        (["x y.py", "$z"], "run 'x y.py' '$z'"),
+        (["--independent", "-m", "pytest"], "run --independent -m pytest"),
+        (["--deterministic", "-mpytest"], "run --deterministic -mpytest"),
+        (["--hash-seed", "0", "x.py"], "run --hash-seed 0 x.py"),
+        (["--seed", "42", "run", "x.py"], "run --seed 42 x.py"),
+    ],
+)
+def test_a_program_without_run_shows_run(arguments, way_out, tmp_path):
+    """The line that is shown does what was meant."""
+    result = python("-m", "rngscope", *arguments, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.endswith(f"; to run a program, write: python -m rngscope {way_out}\n")
+
+
+def test_an_option_of_nobody_shows_the_usage_only():
+    result = python("-m", "rngscope", "--jsno")
+    assert "to run a program" not in result.stderr and "--help" in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["-m", "missing"], ["-m", "sys"], ["-m", "p.q"], ["."]])
 def test_what_cannot_be_run_is_one_line_and_the_status_of_python(arguments, tmp_path):
     plain = python(*arguments, cwd=tmp_path)

@@ -164,7 +164,7 @@ class NamedSources(tuple["Any", ...]):
 def choose(
     sources: Iterable[str] | None,
     devices: Iterable[Any] | None,
-    generators: Iterable[Any] = (),
+    generators: Iterable[Any] | None = (),
     deterministic: bool = False,
 ) -> tuple[Source, ...]:
     """Return the sources that these arguments name, after checking all of them.
@@ -174,16 +174,22 @@ def choose(
         ValueError: an unknown source, or a device that cannot be.
     """
     # Compared only if it is a tuple: an array of generators has an == of its own.
-    is_plain = type(generators) is tuple and generators == () and deterministic is False
+    is_plain = deterministic is False and (
+        generators is None or type(generators) is tuple and generators == ()
+    )
     if is_plain and sources is None and devices is None:
         return SOURCES
     chosen = _on_devices(_by_name(sources), devices)
     if is_plain:
         return tuple(chosen) if sources is None else _named(chosen, sources)
-    if isinstance(generators, (str, bytes)) or not hasattr(generators, "__iter__"):
-        raise TypeError(f"generators must be a list of RNG objects, not {short_repr(generators)}")
+    given = () if generators is None else generators
+    if not _is_listed(given):
+        raise TypeError(
+            f"generators must be a list of RNG objects, not {short_repr(given)}; write "
+            f"generators=[generator], also for a single one"
+        )
     mine: list[Any] = []
-    for generator in generators:
+    for generator in given:
         # The same object twice is one RNG: the first place counts.
         if not any(generator is other.generator for other in mine):
             mine.append(GeneratorSource(generator, len(mine)))
@@ -206,7 +212,9 @@ def _by_name(sources: Iterable[str] | None) -> list[Any]:
     try:
         names = list(sources)
     except TypeError:
-        raise TypeError(f"sources must be a list of names, not {short_repr(sources)}") from None
+        raise TypeError(
+            f"sources must be a list of names, not {short_repr(sources)}; write sources=['torch']"
+        ) from None
     known = _BY_NAME
     for name in names:
         if not isinstance(name, str):
@@ -223,14 +231,45 @@ def _by_name(sources: Iterable[str] | None) -> list[Any]:
     return [source for name, source in known.items() if name in names]
 
 
+def _is_listed(value: Any) -> bool:
+    """Tell whether this can be iterated over, and is no text."""
+    if isinstance(value, (str, bytes)):
+        return False
+    try:
+        # Not hasattr: arrays and tensors without dimensions have an __iter__ that fails.
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _as_device(value: Any) -> str | None:
+    """Return, in code, the item of a list of devices that this was probably meant to be."""
+    torch_device = getattr(sys.modules.get("torch"), "device", ())
+    if isinstance(value, (str, torch_device)):
+        kind, _, index = str(value).partition(":")
+        if kind == "cpu":
+            # No accelerator.
+            return ""
+        if kind.isdecimal() and not index:
+            return kind
+        if kind.isidentifier() and (index.isdecimal() or not index):
+            return f"torch.device({str(value)!r})"
+    if type(value) is int and value >= 0:
+        return short_repr(value)
+    return None
+
+
 def _on_devices(chosen: list[Any], devices: Iterable[Any] | None) -> list[Any]:
     if devices is None:
         return chosen
-    if isinstance(devices, (str, bytes, int)) or not hasattr(devices, "__iter__"):
-        raise TypeError(
-            f"devices must be a list of ints or torch.device, not {short_repr(devices)}"
-        )
     torch_device = getattr(sys.modules.get("torch"), "device", None)
+    if not _is_listed(devices):
+        item = _as_device(devices)
+        raise TypeError(
+            f"devices must be a list of ints or torch.device, not {short_repr(devices)}; write "
+            f"devices=[{'0' if item is None else item}]"
+        )
     wanted: list[tuple[str | None, int | None]] = []
     for device in devices:
         if torch_device is not None and isinstance(device, torch_device):
@@ -239,9 +278,10 @@ def _on_devices(chosen: list[Any], devices: Iterable[Any] | None) -> list[Any]:
             wanted.append((device.type, device.index))
             continue
         if isinstance(device, bool) or not hasattr(device, "__index__"):
+            item = _as_device(device) or "0 or torch.device('cuda', 0)"
             raise TypeError(
                 f"devices must hold non-negative ints or torch.device, not {short_repr(device)}; "
-                f"write 0 or torch.device('cuda', 0)"
+                f"write {item}"
             )
         if (index := device.__index__()) < 0:
             raise ValueError(f"device {index!r} is negative; devices are counted from 0")
