@@ -11,8 +11,10 @@ from rngscope._state import RNGState, replayed_states
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any, SupportsIndex, TypeVar
+
+    from rngscope._sources import Listed
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -66,9 +68,9 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
         self,
         seed: SupportsIndex | RNGState | None = None,
         *,
-        sources: Iterable[str] | None = None,
-        devices: Iterable[Any] | None = None,
-        generators: Iterable[Any] | None = (),
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
+        generators: Listed[Any] | None = (),
         independent: bool = False,
         deterministic: bool = False,
     ) -> None:
@@ -126,8 +128,8 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
 def seed_all(
     seed: SupportsIndex,
     *,
-    sources: Iterable[str] | None = None,
-    devices: Iterable[Any] | None = None,
+    sources: Listed[str] | None = None,
+    devices: Listed[Any] | None = None,
     independent: bool = False,
 ) -> None:
     """Seed every global RNG, without a scope.

@@ -15,8 +15,10 @@ from rngscope._state import RNGState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any, Protocol, SupportsIndex, TypeVar
+
+    from rngscope._sources import Listed
 
     Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -41,9 +43,9 @@ def seeded(
     seed: SupportsIndex | RNGState | None = None,
     *,
     seed_from: Callable[..., SupportsIndex | RNGState | None] | None = None,
-    sources: Iterable[str] | None = None,
-    devices: Iterable[Any] | None = None,
-    generators: Iterable[Any] | None = (),
+    sources: Listed[str] | None = None,
+    devices: Listed[Any] | None = None,
+    generators: Listed[Any] | None = (),
     independent: bool = False,
     deterministic: bool = False,
 ) -> Callable[[Decorated], Decorated]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, NoReturn, Self, TypeVar
 
-    from rngscope._sources import Source
+    from rngscope._sources import Listed, Source
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -71,9 +71,9 @@ class RNGState:
     def capture(
         cls,
         *,
-        sources: Iterable[str] | None = None,
-        devices: Iterable[Any] | None = None,
-        generators: Iterable[Any] | None = (),
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
+        generators: Listed[Any] | None = (),
     ) -> Self:
         """Return the states of all sources that are loaded and started now.
 
@@ -103,7 +103,7 @@ class RNGState:
             [(s.kind, c) for s, c in captured if _is_generator(s)],  # type: ignore[attr-defined]
         )
 
-    def restore(self, *, generators: Iterable[Any] | None = (), strict: bool = True) -> None:
+    def restore(self, *, generators: Listed[Any] | None = (), strict: bool = True) -> None:
         """Put every source back to this state. If one cannot be, none is.
 
         An accelerator that has not started gets its part when it starts; a mismatch that
@@ -441,8 +441,8 @@ class assert_rng_unchanged(metaclass=NeedsParentheses):
     def __init__(
         self,
         *wrong: NoReturn,
-        sources: Iterable[str] | None = None,
-        devices: Iterable[Any] | None = None,
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
     ) -> None:
         if wrong:
             raise TypeError(

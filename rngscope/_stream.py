@@ -20,9 +20,11 @@ from rngscope._state import dump_sources, load_sources, seal, unseal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import CodeType, FrameType
     from typing import Any, Self, SupportsIndex, TypeVar
+
+    from rngscope._sources import Listed
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -63,9 +65,9 @@ class RNGStream(metaclass=NeedsParentheses):
         self,
         seed: SupportsIndex,
         *,
-        sources: Iterable[str] | None = None,
-        devices: Iterable[Any] | None = None,
-        generators: Iterable[Any] | None = (),
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
+        generators: Listed[Any] | None = (),
         independent: bool = False,
         deterministic: bool = False,
     ) -> None:

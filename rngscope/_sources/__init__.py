@@ -22,8 +22,23 @@ from rngscope._sources.torch_cpu import TorchSource, torch_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any, Protocol
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Protocol, TypeVar
+
+    Item = TypeVar("Item", covariant=True)
+
+    class _Collection(Protocol[Item]):
+        """A list, tuple, set, dict, array, ...
+
+        Not a str: it is an iterable of str too, but takes only a str for ``in``.
+        """
+
+        def __iter__(self) -> Iterator[Item]: ...
+
+        def __contains__(self, item: object, /) -> bool: ...
+
+    #: What ``sources=``, ``devices=`` and ``generators=`` take: anything to iterate over but text.
+    Listed = _Collection[Item] | Iterator[Item]
 
     class Source(Protocol):
         """One global RNG. States are opaque: only their own source looks into them.
@@ -162,9 +177,9 @@ class NamedSources(tuple["Any", ...]):
 
 
 def choose(
-    sources: Iterable[str] | None,
-    devices: Iterable[Any] | None,
-    generators: Iterable[Any] | None = (),
+    sources: Listed[str] | None,
+    devices: Listed[Any] | None,
+    generators: Listed[Any] | None = (),
     deterministic: bool = False,
 ) -> tuple[Source, ...]:
     """Return the sources that these arguments name, after checking all of them.
@@ -198,13 +213,13 @@ def choose(
     return _named((*chosen, *mine, *((DeterminismSource(),) if deterministic else ())), sources)
 
 
-def _named(chosen: Iterable[Any], sources: Iterable[str] | None) -> NamedSources:
+def _named(chosen: Iterable[Any], sources: Listed[str] | None) -> NamedSources:
     named = NamedSources(chosen)
     named.has_names = sources is not None
     return named
 
 
-def _by_name(sources: Iterable[str] | None) -> list[Any]:
+def _by_name(sources: Listed[str] | None) -> list[Any]:
     if sources is None:
         return list(SOURCES)
     if isinstance(sources, str):
@@ -260,7 +275,7 @@ def _as_device(value: Any) -> str | None:
     return None
 
 
-def _on_devices(chosen: list[Any], devices: Iterable[Any] | None) -> list[Any]:
+def _on_devices(chosen: list[Any], devices: Listed[Any] | None) -> list[Any]:
     if devices is None:
         return chosen
     torch_device = getattr(sys.modules.get("torch"), "device", None)
