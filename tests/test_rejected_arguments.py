@@ -641,6 +641,23 @@ def test_a_path_is_made_of_str_and_int(part, unchanged):
         )
 
 
+@pytest.mark.parametrize("bits", [True, None, 32.0, "32", [32], Unindexable()], ids=named)
+def test_bits_of_the_wrong_type_are_a_type_error(bits):
+    """A number of bits is an integer."""
+    refused(
+        TypeError,
+        lambda: derive_seed(42, "a", bits=bits),
+        "bits must be an integer in [1, 64]",
+        f"not {type(bits).__name__}",
+    )
+
+
+@pytest.mark.parametrize("bits", [0, -1, 65, 2**32])
+def test_bits_out_of_range_are_a_value_error(bits):
+    """No bits are no seed, and there are 64."""
+    refused(ValueError, lambda: derive_seed(42, bits=bits), f"bits {bits}", "1 <= bits <= 64")
+
+
 def test_every_public_name_is_there():
     """What this file checks is what the package offers."""
     names = set(rngscope.__all__)

@@ -14,7 +14,7 @@ import pytest
 from by_hand import NAMES, expected
 
 import rngscope
-from rngscope import RNGStream, assert_rng_unchanged, rng_scope, seeded
+from rngscope import RNGStream, assert_rng_unchanged, derive_seed, rng_scope, seeded
 
 # @seeded above @contextmanager ------------------------------------------------------------
 
@@ -328,3 +328,73 @@ def test_seed_all_and_capture_tell_at_once_what_is_missing():
         with assert_rng_unchanged(sources=["cuda"]):
             pass
     """)
+
+
+# Seeds of fewer bits ----------------------------------------------------------------------
+
+PINNED = derive_seed(42, "dropout", 1)
+
+
+def test_a_derived_seed_of_fewer_bits_is_the_low_bits_of_the_whole_one():
+    """So it is as stable, and torch's CPU generator draws the same from both."""
+    assert PINNED == 18403225292349084604
+    assert derive_seed(42, "dropout", 1, bits=64) == PINNED
+    assert derive_seed(42, "dropout", 1, bits=63) == 9179853255494308796
+    assert derive_seed(42, "dropout", 1, bits=32) == 536056764
+    assert derive_seed(42, bits=1) in (0, 1)
+    for bits in range(1, 65):
+        assert derive_seed(42, "dropout", 1, bits=bits) == PINNED % 2**bits
+    # Of a seed that exists already, such as rank_seed's or item_seed's.
+    assert 0 <= derive_seed(2**64 - 1, bits=32) < 2**32
+
+
+def test_bits_are_no_part_of_the_path():
+    """They are given by name, so that a path of numbers stays one."""
+    assert derive_seed(42, 32) != derive_seed(42, bits=32) % 2**32
+    assert len({derive_seed(42, i, bits=32) for i in range(1000)}) == 1000
+
+
+class Index:
+    def __index__(self):
+        return 32
+
+
+def test_bits_may_be_anything_with_an_index():
+    """As a seed may."""
+    assert derive_seed(42, bits=Index()) == derive_seed(42, bits=32)
+
+
+def test_libraries_take_a_seed_of_fewer_bits():
+    """They refuse, or cut off, what does not fit."""
+    numpy = pytest.importorskip("numpy")
+    whole = max(derive_seed(seed) for seed in range(10))
+    assert whole >= 2**63
+    with pytest.raises(ValueError):
+        numpy.random.RandomState(whole)
+    for seed in range(10):
+        numpy.random.RandomState(derive_seed(seed, bits=32))
+        assert numpy.array([derive_seed(seed, bits=63)], dtype=numpy.int64)[0] >= 0
+
+
+def test_sklearn_takes_a_seed_of_32_bits():
+    """Its random_state is checked against 32 bits."""
+    pytest.importorskip("sklearn")
+    from sklearn.model_selection import ShuffleSplit
+
+    rows = [[0]] * 6
+    seed = derive_seed(42, "split", bits=32)
+    split = next(ShuffleSplit(1, random_state=seed).split(rows))[0].tolist()
+    assert split == next(ShuffleSplit(1, random_state=seed).split(rows))[0].tolist()
+    with pytest.raises(ValueError):
+        next(ShuffleSplit(1, random_state=2**32 + seed).split(rows))
+
+
+def test_torch_draws_the_same_from_the_low_32_bits():
+    """Its CPU generator reads only these, as the documentation says."""
+    torch = pytest.importorskip("torch")
+    low = derive_seed(42, "dropout", 1, bits=32)
+    draws = [
+        torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        for seed in (PINNED, low)
+    ]
+    assert draws[0] == draws[1]

@@ -222,6 +222,7 @@ def blocks() -> None:
     stream.load_state_dict(stream.state_dict())
     stream.reset()
     assert_type(derive_seed(42, "dropout", 1), int)
+    assert_type(derive_seed(42, "dropout", bits=32), int)
     seed_all(42, sources=["numpy"], independent=True)
 
 
@@ -236,6 +237,7 @@ def refused() -> None:
     rng_scope(1.5)  # type: ignore[arg-type]
     seeded(42, seed_from=5)  # type: ignore[arg-type]
     derive_seed(42, 1.5)  # type: ignore[arg-type]
+    derive_seed(42, bits="32")  # type: ignore[arg-type]
     RNGStream(None)  # type: ignore[arg-type]
 
 
