@@ -7,6 +7,7 @@ from rngscope._not_covered import warn_of_missing
 from rngscope._open_scopes import OpenScope, change_together
 from rngscope._seeds import SEED_LIMIT, check_seed, short_repr
 from rngscope._sources import choose, load_what_is_lazy, present
+from rngscope._sources.generators import warn_of_alike
 from rngscope._state import RNGState, replayed_states
 
 TYPE_CHECKING = False
@@ -85,6 +86,8 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
         if seed is None or type(seed) is int and 0 <= seed < SEED_LIMIT:
             # What is most often asked, without a call.
             self.seed: int | None = seed
+            if self.begins_anyhow and seed is not None and not independent:
+                warn_of_alike(self.sources, seed)
         else:
             _, self.seed, _, self.replayed, self.begins_anyhow = self.values_with(seed)
         self.saved = self.start = self.position = None
@@ -112,7 +115,10 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
             )
         if isinstance(seed, RNGState):
             return sources, None, independent, replayed_states(seed, sources), True
-        return sources, check_seed(seed), independent, None, begins
+        number = check_seed(seed)
+        if begins and not independent:
+            warn_of_alike(sources, number)
+        return sources, number, independent, None, begins
 
     def __call__(self, function: Function) -> Function:
         """Decorate a function: each call has a scope of its own, as under ``seeded``."""

@@ -8,13 +8,22 @@ import random
 import subprocess
 import sys
 import textwrap
+import time
+import warnings
 from pathlib import Path
 
 import pytest
 from by_hand import NAMES, expected
 
 import rngscope
-from rngscope import RNGStream, assert_rng_unchanged, derive_seed, rng_scope, seeded
+from rngscope import (
+    RNGState,
+    RNGStream,
+    assert_rng_unchanged,
+    derive_seed,
+    rng_scope,
+    seeded,
+)
 
 # @seeded above @contextmanager ------------------------------------------------------------
 
@@ -398,3 +407,130 @@ def test_torch_draws_the_same_from_the_low_32_bits():
         for seed in (PINNED, low)
     ]
     assert draws[0] == draws[1]
+
+
+# Two generators of one's own --------------------------------------------------------------
+
+
+def own_generators():
+    """Return kind -> a function that makes one, for the libraries that are there."""
+    makers = {"random.Random": lambda: random.Random(1)}
+    if "numpy" in NAMES:
+        import numpy
+
+        makers["numpy.random.Generator"] = lambda: numpy.random.default_rng(1)
+        makers["numpy.random.Generator of Philox"] = lambda: numpy.random.Generator(
+            numpy.random.Philox(1)
+        )
+        makers["numpy.random.RandomState"] = lambda: numpy.random.RandomState(1)
+    if "torch" in NAMES:
+        import torch
+
+        makers["torch.Generator"] = lambda: torch.Generator().manual_seed(1)
+    return makers
+
+
+OWN = own_generators()
+ALIKE = "generators[0] and generators[1] draw the same numbers"
+
+
+TAKES_GENERATORS = {
+    "rng_scope": lambda seed, **options: rng_scope(seed, **options),
+    "seeded": lambda seed, **options: seeded(seed, **options),
+    "RNGStream": lambda seed, **options: RNGStream(seed, **options),
+    "seed_from": lambda seed, **options: seeded(seed_from=lambda: seed, **options)(time.time)(),
+}
+
+
+def warned(function):
+    """Return the messages of RuntimeWarnings, after checking that this file is to blame."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        function()
+    assert all(w.category is RuntimeWarning for w in caught), caught
+    assert all(w.filename == __file__ for w in caught), caught
+    return [str(w.message) for w in caught]
+
+
+@pytest.mark.parametrize("name", TAKES_GENERATORS)
+@pytest.mark.parametrize("kind", OWN)
+def test_two_generators_of_one_kind_are_a_warning_unless_independent(name, kind, unchanged):
+    """They draw the same numbers, which nobody wants; the remedy is named."""
+    take = TAKES_GENERATORS[name]
+    two = [OWN[kind](), OWN[kind]()]
+    (message,) = warned(lambda: take(42, generators=two))
+    assert message.startswith(ALIKE) and "independent=True" in message
+    assert warned(lambda: take(42, generators=two, independent=True)) == []
+    assert warned(lambda: take(42, generators=two[:1])) == []
+    # The same object twice is one RNG.
+    assert warned(lambda: take(42, generators=[two[0], two[0]])) == []
+    others = [OWN[kind](), OWN[kind](), OWN[kind]()]
+    (message,) = warned(lambda: take(42, generators=others))
+    assert message.startswith("generators[0], generators[1] and generators[2] draw the same")
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_what_the_warning_says_is_so(kind, unchanged):
+    """And what it advises helps."""
+    two = [OWN[kind](), OWN[kind]()]
+    with pytest.warns(RuntimeWarning, match="draw the same"), rng_scope(42, generators=two):
+        assert bytes_of(two[0]) == bytes_of(two[1])
+    with rng_scope(42, generators=two, independent=True):
+        assert bytes_of(two[0]) != bytes_of(two[1])
+
+
+@pytest.mark.parametrize("seed", [42, 2**32 + 42])
+@pytest.mark.parametrize("one", OWN)
+@pytest.mark.parametrize("two", OWN)
+def test_generators_of_two_kinds_are_a_warning_exactly_if_they_draw_alike(one, two, seed):
+    """RandomState and torch.Generator below 2**32; RandomState and random.Random above."""
+    generators = [OWN[one](), OWN[two]()]
+    messages = warned(lambda: rng_scope(seed, generators=generators))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rng_scope(seed, generators=generators):
+            are_alike = bytes_of(generators[0]) == bytes_of(generators[1])
+    assert [message[: len(ALIKE)] for message in messages] == [ALIKE] * are_alike
+
+
+def bytes_of(generator):
+    """Return the low bytes of the first 32-bit words, whatever the library."""
+    if hasattr(generator, "manual_seed"):
+        import torch
+
+        # Of a range of 2**28 or more, torch takes two words for a number.
+        return torch.randint(0, 256, (8,), generator=generator).tolist()
+    if isinstance(generator, random.Random):
+        return [generator.getrandbits(32) % 256 for _ in range(8)]
+    draw = generator.randint if hasattr(generator, "randint") else generator.integers
+    return [word % 256 for word in draw(0, 2**32, 8, dtype="uint32").tolist()]
+
+
+def test_where_no_seed_is_there_is_no_warning(unchanged):
+    """Generators that are preserved, or go on from a state, keep what tells them apart."""
+    two = [random.Random(1), random.Random(2)]
+    state = RNGState.capture(generators=two)
+    assert warned(lambda: rng_scope(generators=two)) == []
+    assert warned(lambda: rng_scope(state, generators=two)) == []
+    assert warned(seeded(seed_from=lambda: None, generators=two)(time.time)) == []
+    assert warned(seeded(seed_from=lambda: state, generators=two)(time.time)) == []
+
+
+@pytest.mark.skipif("numpy" not in NAMES, reason="needs numpy")
+def test_two_generators_over_one_bit_generator_are_one(unchanged):
+    """They take turns in one stream, so they cannot draw the same."""
+    import numpy
+
+    shared = numpy.random.PCG64(1)
+    two = [numpy.random.Generator(shared), numpy.random.Generator(shared)]
+    assert warned(lambda: rng_scope(42, generators=two)) == []
+    other = numpy.random.RandomState(numpy.random.PCG64(1))
+    (message,) = warned(lambda: rng_scope(2**40, generators=[*two, other]))
+    assert message.startswith("generators[0] and generators[2] draw the same")
+
+
+def test_any_integer_warns_once(unchanged):
+    """Also one that is no int."""
+    two = [random.Random(1), random.Random(2)]
+    assert len(warned(lambda: rng_scope(Index(), generators=two))) == 1
+    assert len(warned(lambda: RNGStream(Index(), generators=two))) == 1

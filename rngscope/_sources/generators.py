@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 
+from rngscope._errors import warn_caller
 from rngscope._seeds import short_repr, source_seed
 from rngscope._sources.numpy import (
     as_fields,
@@ -28,6 +29,7 @@ from rngscope._sources.torch_cpu import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 
@@ -86,6 +88,11 @@ class GeneratorSource:
         return state
 
 
+#: Two ways to seed a Mersenne Twister, which libraries share: from one 32-bit word, and from
+#: an array of them.
+_BY_ONE_WORD, _BY_TWO_WORDS = "Mersenne Twister of one word", "Mersenne Twister of two words"
+
+
 class _PythonRandom:
     """A ``random.Random``; a state is what ``getstate()`` returns."""
 
@@ -104,6 +111,10 @@ class _PythonRandom:
     @staticmethod
     def seed(generator: Any, seed: int) -> None:
         generator.seed(seed)
+
+    @staticmethod
+    def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
+        return (_BY_TWO_WORDS if seed >= 2**32 else "random.Random"), generator
 
     dump = staticmethod(dump_python)
     load = staticmethod(load_python)
@@ -133,6 +144,12 @@ class _TorchGenerator:
     @staticmethod
     def seed(generator: Any, seed: int) -> None:
         generator.manual_seed(seed)
+
+    @staticmethod
+    def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
+        kind = generator.device.type
+        is_one_word = kind == "cpu" and seed < 2**32
+        return (_BY_ONE_WORD if is_one_word else f"torch.Generator on {kind}"), generator
 
     @staticmethod
     def dump(state: Any) -> dict[str, Any]:
@@ -171,6 +188,10 @@ class _NumpyGenerator:
         bit_generator.state = type(bit_generator)(seed).state
 
     @staticmethod
+    def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
+        return name_of(generator.bit_generator), generator.bit_generator
+
+    @staticmethod
     def dump(state: Any) -> dict[str, Any]:
         return {"bit_generator": dump_bit_generator(*state)}
 
@@ -207,6 +228,13 @@ class _NumpyRandomState:
             generator.set_state(kind(numpy_seed(seed)).state)
 
     @staticmethod
+    def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
+        bit_generator = generator._bit_generator
+        if type(bit_generator).__name__ == "MT19937":
+            return (_BY_TWO_WORDS if seed >= 2**32 else _BY_ONE_WORD), bit_generator
+        return name_of(bit_generator), bit_generator
+
+    @staticmethod
     def dump(state: Any) -> dict[str, Any]:
         return dump_random_state(state[0], fields_of(state))
 
@@ -225,6 +253,23 @@ _VERBS: dict[str, Any] = {
     "numpy.random.RandomState": _NumpyRandomState,
     "random.Random": _PythonRandom,
 }
+
+
+def warn_of_alike(sources: Iterable[Any], seed: int) -> None:
+    """Warn of generators that draw the same numbers when all are seeded with ``seed``."""
+    alike: dict[str, dict[Any, str]] = {}
+    for source in sources:
+        if isinstance(source, GeneratorSource):
+            stream, rng = source.verbs.stream_of(source.generator, seed)
+            # Of several generators over one bit generator, which are one RNG, the first counts.
+            alike.setdefault(stream, {}).setdefault(id(rng), source.name)
+    for names in alike.values():
+        if len(names) > 1:
+            *others, last = names.values()
+            warn_caller(
+                f"{', '.join(others)} and {last} draw the same numbers, because they are seeded "
+                f"with one integer; independent=True gives each a seed of its own"
+            )
 
 
 def load_generator(fields: Any, where: str) -> tuple[str, Any]:
