@@ -6,6 +6,7 @@ import sys
 
 from rngscope._errors import warn_caller
 from rngscope._sources import NamedSources
+from rngscope._sources.generators import GeneratorSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,12 +20,22 @@ _NO_ERROR = (None, StopIteration, StopAsyncIteration)
 
 
 def warn_at_end(sources: NamedSources, kind: object) -> None:
-    """Warn of named sources whose library the program has not imported by the end of a scope.
+    """Warn, at the end of a scope, of what the program asked it to cover and it could not.
+
+    That is a generator whose owner has made a new one meanwhile, and a named source whose
+    library has not been imported.
 
     Args:
         sources: those of the scope.
         kind: type of the exception that ends it. A program that fails has other troubles.
     """
+    for source in sources:
+        if isinstance(source, GeneratorSource) and source.was_replaced():
+            warn_caller(
+                f"{source.name}, a {source.kind}, was replaced: nothing but the scope holds it any "
+                f"more, and what draws from its successor was neither seeded nor put back; have "
+                f"the new one made before the scope: by env.reset(seed=...), for example"
+            )
     if kind in _NO_ERROR:
         warn_of_missing(
             sources,

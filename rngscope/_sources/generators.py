@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+#: Tells how many references there are to an object. Exact only in CPython with its global lock;
+#: elsewhere None.
+count_references = (
+    getattr(sys, "getrefcount", None) if getattr(sys, "_is_gil_enabled", lambda: True)() else None
+)
+
+
 class GeneratorSource:
     """One RNG object of the user, at one position of ``generators=``."""
 
@@ -47,11 +54,28 @@ class GeneratorSource:
         self.verbs = _VERBS[self.kind]
         self.name = f"generators[{position}]"
         self.identity = id(generator)
+        #: Whether anybody but this source was seen to hold the generator.
+        self.had_owner = False
 
     def save(self) -> Any:
+        self.had_owner = self.had_owner or self._has_owner()
         return self.verbs.save(self.generator)
 
     capture = save
+
+    def _has_owner(self) -> bool:
+        # This source's own reference, and that of the call.
+        return count_references is not None and count_references(self.generator) > 2
+
+    def was_replaced(self) -> bool:
+        """Tell, once, whether those that held the generator have let it go.
+
+        ``env.reset(seed=...)`` of a Gymnasium environment, for one, makes a new generator.
+        """
+        if not self.had_owner or self._has_owner():
+            return False
+        self.had_owner = False
+        return True
 
     def restore(self, state: Any) -> None:
         self.verbs.restore(self.generator, state)
