@@ -667,6 +667,7 @@ def test_every_public_name_is_there():
         "assert_rng_unchanged",
         "derive_seed",
         "rng_scope",
+        "same_draws",
         "seed_all",
         "seeded",
     }
