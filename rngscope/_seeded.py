@@ -16,7 +16,7 @@ from rngscope._state import RNGState
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Protocol, SupportsIndex, TypeVar
+    from typing import Any, NoReturn, Protocol, SupportsIndex, TypeVar
 
     from rngscope._sources import Listed
 
@@ -120,15 +120,13 @@ class _Decorator:
     def __call__(self, function: Any) -> Any:
         return self._decorate(function)
 
-    if not TYPE_CHECKING:
+    def __enter__(self, *_: object) -> NoReturn:
+        raise TypeError(
+            f"seeded(...) decorates functions; for a block, write with rng_scope({self._shown}):"
+        )
 
-        def __enter__(self):
-            raise TypeError(
-                f"seeded(...) decorates functions; for a block, write "
-                f"with rng_scope({self._shown}):"
-            )
-
-        __exit__ = __enter__
+    # Python looks for both before it calls one.
+    __exit__ = __enter__
 
     def __repr__(self) -> str:
         return f"<seeded seed={self._shown or None}>"
