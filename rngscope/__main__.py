@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 PROGRAM = "python -m rngscope"
-RUN = f"{PROGRAM} run [--seed N] [--independent] [--deterministic]"
+RUN = f"{PROGRAM} run [--seed N] [--hash-seed N] [--independent] [--deterministic]"
 RUN_OPTIONS = ("--seed", "--hash-seed", "--independent", "--deterministic")
 
 
@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         del program[0]
     if not program:
         parser.error(f"run needs a script or -m and a module: {RUN} script.py [args...]")
+    if options.hash_seed is not None:
+        _have_hash_seed(options.hash_seed, parser)
     try:
         run(
             program[0],
@@ -58,6 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{PROGRAM} run: {error}", file=sys.stderr)
         return error.status
     return 0
+
+
+def _have_hash_seed(seed: int, parser: argparse.ArgumentParser) -> None:
+    """Go on if hashes have this seed; start the interpreter again if they have not."""
+    from rngscope._hash_seed import flag_against_it, hash_seed, start_again
+
+    flag = flag_against_it()
+    if flag:
+        parser.error(f"--hash-seed has no effect under python {flag}: start python without it")
+    if hash_seed() != seed:
+        start_again(seed)
 
 
 def _cut(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -74,7 +87,7 @@ def _cut(arguments: list[str]) -> tuple[list[str], list[str]]:
             # Both -m module and -mmodule.
             rest = [word[2:]] if word[2:] else []
             return arguments[:here], ["-m", *rest, *arguments[here + 1 :]]
-        here += 2 if word == "--seed" else 1
+        here += 2 if word in ("--seed", "--hash-seed") else 1
     return arguments[:here], arguments[here:]
 
 
@@ -121,6 +134,13 @@ def _make_parser() -> _Parser:
         help="0 <= N < 2**64; without it the operating system picks one, which is told first",
     )
     run.add_argument(
+        "--hash-seed",
+        type=_hash_seed,
+        metavar="N",
+        help="0 <= N < 2**32: also fix the hashes of str, and so the order of sets, as "
+        "PYTHONHASHSEED=N does; starts the interpreter again",
+    )
+    run.add_argument(
         "--independent", action="store_true", help="give each source a seed of its own"
     )
     run.add_argument(
@@ -136,6 +156,13 @@ def _seed(text: str) -> int:
         is_number = text.strip().lstrip("+-").isdigit()
         message = str(error) if is_number else f"{text!r} is no integer in [0, 2**64)"
         raise argparse.ArgumentTypeError(message) from None
+
+
+def _hash_seed(text: str) -> int:
+    # What Python takes for PYTHONHASHSEED.
+    if text.isdecimal() and int(text) < 2**32:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"hash seed {text!r} must be an integer in [0, 2**32)")
 
 
 if __name__ == "__main__":

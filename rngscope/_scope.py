@@ -50,7 +50,10 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
         ExceptionGroup: several sources could not be put back; all others were.
 
     Warns:
-        RuntimeWarning: scopes are left out of order; both are named.
+        RuntimeWarning: scopes are left out of order; both are named. Two generators draw the
+            same numbers, because they are seeded with one integer. At the end: a named source
+            (or ``deterministic``) whose library was not imported, once a process; a generator
+            whose owner has replaced it meanwhile.
 
     Example:
         >>> import random
@@ -151,6 +154,9 @@ def seed_all(
     Raises:
         TypeError, ValueError: an argument is wrong; nothing has been touched.
         RuntimeError: a CUDA graph is being captured; nothing has been touched.
+
+    Warns:
+        RuntimeWarning: a named source is not there, since its library is not imported.
     """
     number = check_seed(seed)
     if type(independent) is not bool:

@@ -65,7 +65,8 @@ def seeded(
 
     Raises:
         TypeError: ``@seeded`` without parentheses; both ``seed`` and ``seed_from``; an
-            object that cannot be decorated.
+            object that cannot be decorated, such as what ``@contextmanager`` has made: write
+            that above.
         ValueError: as ``rng_scope``.
 
     Example:

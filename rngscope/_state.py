@@ -85,6 +85,9 @@ class RNGState:
         Raises:
             TypeError, ValueError: an argument is wrong.
             RuntimeError: a CUDA graph is being captured.
+
+        Warns:
+            RuntimeWarning: a named source is not there, since its library is not imported.
         """
         chosen = choose(sources, devices, generators)
         warn_of_missing(
