@@ -484,7 +484,9 @@ def _task_name() -> str | None:
 
 
 def _describe(function: Any) -> str:
-    while hasattr(function, "func"):
+    import functools
+
+    while isinstance(function, functools.partial):
         function = function.func
     name = getattr(function, "__qualname__", None) or repr(function)
     code = getattr(function, "__code__", None)

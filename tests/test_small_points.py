@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import unittest.mock
 import warnings
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from rngscope import (
     rng_scope,
     seeded,
 )
+from rngscope._open_scopes import OpenScope
 
 # @seeded above @contextmanager ------------------------------------------------------------
 
@@ -154,6 +156,17 @@ def test_a_context_manager_in_a_test_class_is_left_as_it_is(unchanged):
     assert TestDraws().test_draw() == random.Random(42).random() != expected("python", 1)[0][0]
     with pytest.raises(TypeError, match="has no methods named test"):
         seeded(42)(type("C", (), {"test_block": block}))
+
+
+def test_an_object_with_every_attribute_can_be_decorated_and_described(unchanged):
+    """A Mock has a func, which has a func, and so on: only partials are looked into."""
+    called = unittest.mock.Mock(return_value=3)
+    assert seeded(42)(called)(1) == 3
+    called.assert_called_once_with(1)
+    scope = OpenScope((), 1, function=functools.partial(called))
+    scope.__enter__()
+    scope.__exit__()
+    assert scope.describe().startswith("the scope of <Mock")
 
 
 # What was named and never came ------------------------------------------------------------
