@@ -172,8 +172,8 @@ class _TorchGenerator:
     @staticmethod
     def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
         kind = generator.device.type
-        is_one_word = kind == "cpu" and seed < 2**32
-        return (_BY_ONE_WORD if is_one_word else f"torch.Generator on {kind}"), generator
+        # On the CPU it reads the low word only.
+        return (_BY_ONE_WORD if kind == "cpu" else f"torch.Generator on {kind}"), generator
 
     @staticmethod
     def dump(state: Any) -> dict[str, Any]:
