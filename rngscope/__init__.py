@@ -4,6 +4,7 @@ Inside a scope every global random number generator is seeded; when the scope
 ends, however it ends, every one of them is bit for bit what it was before.
 """
 
+from rngscope._same_draws import same_draws
 from rngscope._scope import rng_scope, seed_all
 from rngscope._seeded import seeded
 from rngscope._seeds import derive_seed
@@ -16,6 +17,7 @@ __all__ = [
     "assert_rng_unchanged",
     "derive_seed",
     "rng_scope",
+    "same_draws",
     "seed_all",
     "seeded",
 ]

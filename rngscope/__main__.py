@@ -12,20 +12,26 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 PROGRAM = "python -m rngscope"
-RUN = f"{PROGRAM} run [--seed N] [--independent] [--deterministic]"
+RUN = f"{PROGRAM} run [--seed N] [--hash-seed N] [--independent] [--deterministic]"
+RUN_OPTIONS = ("--seed", "--hash-seed", "--independent", "--deterministic")
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
+    #: The command that was probably meant, if there is one.
+    meant = ""
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{PROGRAM}: {message}; --help shows the usage\n")
+        hint = f"to run a program, write: {self.meant}" if self.meant else "--help shows the usage"
+        self.exit(2, f"{PROGRAM}: {message}; {hint}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Check this machine or run a program; return the exit status."""
     own, program = _cut(sys.argv[1:] if arguments is None else arguments)
     parser = _make_parser()
+    parser.meant = _meant(own)
     options = parser.parse_args(own)
     if options.command is None:
         from rngscope._self_check import self_check
@@ -39,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         del program[0]
     if not program:
         parser.error(f"run needs a script or -m and a module: {RUN} script.py [args...]")
+    if options.hash_seed is not None:
+        _have_hash_seed(options.hash_seed, parser)
     try:
         run(
             program[0],
@@ -52,6 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{PROGRAM} run: {error}", file=sys.stderr)
         return error.status
     return 0
+
+
+def _have_hash_seed(seed: int, parser: argparse.ArgumentParser) -> None:
+    """Go on if hashes have this seed; start the interpreter again if they have not."""
+    from rngscope._hash_seed import flag_against_it, hash_seed, start_again
+
+    flag = flag_against_it()
+    if flag:
+        parser.error(f"--hash-seed has no effect under python {flag}: start python without it")
+    if hash_seed() != seed:
+        start_again(seed)
 
 
 def _cut(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -68,11 +87,24 @@ def _cut(arguments: list[str]) -> tuple[list[str], list[str]]:
             # Both -m module and -mmodule.
             rest = [word[2:]] if word[2:] else []
             return arguments[:here], ["-m", *rest, *arguments[here + 1 :]]
-        here += 2 if word == "--seed" else 1
+        here += 2 if word in ("--seed", "--hash-seed") else 1
     return arguments[:here], arguments[here:]
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _meant(arguments: list[str]) -> str:
+    """Return the command that runs a program, for arguments in which ``run`` is missing."""
+    if arguments[:1] == ["run"]:
+        return ""
+    import shlex
+
+    words = [word for word in arguments if word != "run"]
+    for word in words:
+        if not word.startswith("-") or word.startswith(("-m", *RUN_OPTIONS)):
+            return f"{PROGRAM} run {shlex.join(words)}"
+    return ""
+
+
+def _make_parser() -> _Parser:
     parser = _Parser(
         prog=PROGRAM,
         description="Check that every random number generator on this machine is seeded and "
@@ -102,6 +134,13 @@ def _make_parser() -> argparse.ArgumentParser:
         help="0 <= N < 2**64; without it the operating system picks one, which is told first",
     )
     run.add_argument(
+        "--hash-seed",
+        type=_hash_seed,
+        metavar="N",
+        help="0 <= N < 2**32: also fix the hashes of str, and so the order of sets, as "
+        "PYTHONHASHSEED=N does; starts the interpreter again",
+    )
+    run.add_argument(
         "--independent", action="store_true", help="give each source a seed of its own"
     )
     run.add_argument(
@@ -117,6 +156,13 @@ def _seed(text: str) -> int:
         is_number = text.strip().lstrip("+-").isdigit()
         message = str(error) if is_number else f"{text!r} is no integer in [0, 2**64)"
         raise argparse.ArgumentTypeError(message) from None
+
+
+def _hash_seed(text: str) -> int:
+    # What Python takes for PYTHONHASHSEED.
+    if text.isdecimal() and int(text) < 2**32:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"hash seed {text!r} must be an integer in [0, 2**32)")
 
 
 if __name__ == "__main__":

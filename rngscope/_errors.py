@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 from rngscope import _details
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
+
+    # To a type checker a class without a call is still no context manager.
+    NeedsParentheses = type
+else:
+
+    class NeedsParentheses(type):
+        """The type of context managers that are classes: one that is not called says so."""
+
+        def __enter__(cls) -> NoReturn:
+            raise TypeError(f"with {cls.__name__} needs parentheses: write with {cls._as_block}:")
+
+        __exit__ = __enter__
 
 
 class _NoFrame:

@@ -20,6 +20,7 @@ from _thread import get_ident
 from rngscope import _details, _late_import
 from rngscope._errors import find_frame, raise_together, warn_caller
 from rngscope._late_import import pending
+from rngscope._not_covered import warn_at_end
 from rngscope._owned_lock import make_lock
 from rngscope._sources import present
 
@@ -233,6 +234,8 @@ class OpenScope:
             self._warn_of_order(crossed)
         if _deferred:
             leave_deferred()
+        if type(self.sources) is not tuple:
+            warn_at_end(self.sources, kind)  # type: ignore[arg-type]
 
     __exit__ = leave
 
@@ -493,7 +496,9 @@ def _task_name() -> str | None:
 
 
 def _describe(function: Any) -> str:
-    while hasattr(function, "func"):
+    import functools
+
+    while isinstance(function, functools.partial):
         function = function.func
     name = getattr(function, "__qualname__", None) or repr(function)
     code = getattr(function, "__code__", None)

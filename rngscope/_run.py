@@ -14,6 +14,7 @@ import types
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 
 from rngscope import _details
+from rngscope._hash_seed import hash_seed
 from rngscope._scope import rng_scope
 from rngscope._state import RNGState
 
@@ -43,8 +44,8 @@ def run(
     """Run a program as ``__main__``; whatever it raises is for the interpreter to handle.
 
     The scope is entered and never left: it lasts until the program's threads have ended and
-    its exit functions have run. Then one line on standard error tells the seed and the
-    fingerprint of every source.
+    its exit functions have run. Then one line on standard error tells the seed, the hash seed
+    and the fingerprint of every source.
 
     Args:
         program: path of a script, or of a directory or zip file with a ``__main__.py``; with
@@ -68,7 +69,10 @@ def run(
         seed = int.from_bytes(os.urandom(4), "little")
         _tell(f"seed {seed}, picked by the operating system; run --seed {seed} repeats this run")
     # Registered before the program registers anything, so called last.
-    atexit.register(_report, seed, independent, os.getpid())
+    how = " independent" if independent else ""
+    hashes = hash_seed()
+    how += f" hash-seed {'random' if hashes is None else hashes}"
+    atexit.register(_report, seed, how, os.getpid(), deterministic)
     scope = rng_scope(seed, independent=independent, deterministic=deterministic)
     scope.__enter__()
     sys.argv[:] = ["-m" if is_module else program, *arguments]
@@ -174,7 +178,7 @@ def _without_our_frames(show: Callable[..., Any]) -> Callable[..., Any]:
     return show_program
 
 
-def _report(seed: int, independent: bool, pid: int) -> None:
+def _report(seed: int, how: str, pid: int, deterministic: bool) -> None:
     if os.getpid() != pid:
         # A forked child that has not replaced its program comes here too.
         return
@@ -183,7 +187,8 @@ def _report(seed: int, independent: bool, pid: int) -> None:
         sys.stdout.flush()
     state = RNGState.capture()
     parts = [f"{name}={digest}" for name, digest in state.fingerprints().items()]
-    how = " independent" if independent else ""
+    if deterministic and sys.modules.get("torch") is None:
+        _tell("--deterministic changed nothing: the program did not import torch")
     _tell(f"seed {seed}{how} {' '.join(parts)} all={state.fingerprint()}")
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from rngscope._copies import add_attributes, added_attributes
+from rngscope._errors import NeedsParentheses
+from rngscope._not_covered import warn_of_missing
 from rngscope._open_scopes import OpenScope, change_together
 from rngscope._seeds import SEED_LIMIT, check_seed, short_repr
 from rngscope._sources import SOURCES, choose, load_what_is_lazy, present
+from rngscope._sources.generators import warn_of_alike
 from rngscope._sources.torch_accelerator import AcceleratorSource
 from rngscope._state import RNGState, replayed_states, state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any, SupportsIndex, TypeVar
+
+    from rngscope._sources import Listed
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -43,7 +48,7 @@ def _meaning_of(sources: Any, seed: Any, independent: bool, state: Any, begins: 
     return _Meaning((sources, seed, independent, replayed, begins))
 
 
-class rng_scope(OpenScope):
+class rng_scope(OpenScope, metaclass=NeedsParentheses):
     """Seed every global RNG for a block, and put each back bit for bit at its end.
 
     The RNGs belong to the process: draws of other threads inside the block take from the
@@ -76,7 +81,10 @@ class rng_scope(OpenScope):
         ExceptionGroup: several sources could not be put back; all others were.
 
     Warns:
-        RuntimeWarning: scopes are left out of order; both are named.
+        RuntimeWarning: scopes are left out of order; both are named. Two generators draw the
+            same numbers, because they are seeded with one integer. At the end: a named source
+            (or ``deterministic``) whose library was not imported, once a process; a generator
+            whose owner has replaced it meanwhile.
 
     Example:
         >>> import random
@@ -89,14 +97,15 @@ class rng_scope(OpenScope):
     """
 
     __slots__ = ()
+    _as_block = "rng_scope(42)"
 
     def __init__(
         self,
         seed: SupportsIndex | RNGState | None = None,
         *,
-        sources: Iterable[str] | None = None,
-        devices: Iterable[Any] | None = None,
-        generators: Iterable[Any] = (),
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
+        generators: Listed[Any] | None = (),
         independent: bool = False,
         deterministic: bool = False,
     ) -> None:
@@ -105,12 +114,14 @@ class rng_scope(OpenScope):
         self.independent = independent
         self.sources = choose(sources, devices, generators, deterministic)
         self.replayed = None
-        self.begins_anyhow = (
-            deterministic or type(generators) is not tuple or generators != ()
+        self.begins_anyhow = deterministic or generators is not None and (
+            type(generators) is not tuple or generators != ()
         )
         if seed is None or type(seed) is int and 0 <= seed < SEED_LIMIT:
             # What is most often asked, without a call.
             self.seed: int | None = seed
+            if self.begins_anyhow and seed is not None and not independent:
+                warn_of_alike(self.sources, seed)
         else:
             _, self.seed, _, self.replayed, self.begins_anyhow = self.values_with(seed)
         self.saved = self.start = self.position = None
@@ -139,7 +150,10 @@ class rng_scope(OpenScope):
             )
         if isinstance(seed, RNGState):
             return sources, None, independent, replayed_states(seed, sources), True
-        return sources, check_seed(seed), independent, None, begins
+        number = check_seed(seed)
+        if begins and not independent:
+            warn_of_alike(sources, number)
+        return sources, number, independent, None, begins
 
     def __call__(self, function: Function) -> Function:
         """Decorate a function: each call has a scope of its own, as under ``seeded``."""
@@ -168,8 +182,8 @@ class rng_scope(OpenScope):
 def seed_all(
     seed: SupportsIndex,
     *,
-    sources: Iterable[str] | None = None,
-    devices: Iterable[Any] | None = None,
+    sources: Listed[str] | None = None,
+    devices: Listed[Any] | None = None,
     independent: bool = False,
 ) -> None:
     """Seed every global RNG, without a scope.
@@ -185,11 +199,15 @@ def seed_all(
     Raises:
         TypeError, ValueError: an argument is wrong; nothing has been touched.
         RuntimeError: a CUDA graph is being captured; nothing has been touched.
+
+    Warns:
+        RuntimeWarning: a named source is not there, since its library is not imported.
     """
     number = check_seed(seed)
     if type(independent) is not bool:
         raise TypeError(f"independent must be True or False, not {independent!r}")
     chosen = choose(sources, devices)
+    warn_of_missing(chosen, "is not imported, so nothing of it is seeded; import it first")
     load_what_is_lazy(chosen)
     chosen = present(chosen)
     change_together([(source, source.seed, (number, independent)) for source in chosen])

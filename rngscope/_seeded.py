@@ -10,12 +10,15 @@ import sys
 
 from rngscope._open_scopes import OpenScope
 from rngscope._scope import rng_scope
+from rngscope._seeds import short_repr
 from rngscope._state import RNGState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any, Protocol, SupportsIndex, TypeVar
+    from collections.abc import Callable
+    from typing import Any, NoReturn, Protocol, SupportsIndex, TypeVar
+
+    from rngscope._sources import Listed
 
     Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -40,9 +43,9 @@ def seeded(
     seed: SupportsIndex | RNGState | None = None,
     *,
     seed_from: Callable[..., SupportsIndex | RNGState | None] | None = None,
-    sources: Iterable[str] | None = None,
-    devices: Iterable[Any] | None = None,
-    generators: Iterable[Any] = (),
+    sources: Listed[str] | None = None,
+    devices: Listed[Any] | None = None,
+    generators: Listed[Any] | None = (),
     independent: bool = False,
     deterministic: bool = False,
 ) -> Callable[[Decorated], Decorated]:
@@ -62,7 +65,8 @@ def seeded(
 
     Raises:
         TypeError: ``@seeded`` without parentheses; both ``seed`` and ``seed_from``; an
-            object that cannot be decorated.
+            object that cannot be decorated, such as what ``@contextmanager`` has made: write
+            that above.
         ValueError: as ``rng_scope``.
 
     Example:
@@ -100,7 +104,33 @@ def seeded(
 
         return decorate(function, make)  # type: ignore[no-any-return]
 
-    return decorate_with_seed
+    shown = "seed" if seed_from is not None else "" if seed is None else short_repr(seed)
+    return _Decorator(decorate_with_seed, shown)
+
+
+class _Decorator:
+    """What ``seeded(...)`` returns: it decorates, and says so where it is used for a block."""
+
+    __slots__ = ("_decorate", "_shown")
+
+    def __init__(self, decorate: Callable[[Any], Any], shown: str) -> None:
+        self._decorate = decorate
+        #: The seed, as it is written.
+        self._shown = shown
+
+    def __call__(self, function: Any) -> Any:
+        return self._decorate(function)
+
+    def __enter__(self, *_: object) -> NoReturn:
+        raise TypeError(
+            f"seeded(...) decorates functions; for a block, write with rng_scope({self._shown}):"
+        )
+
+    # Python looks for both before it calls one.
+    __exit__ = __enter__
+
+    def __repr__(self) -> str:
+        return f"<seeded seed={self._shown or None}>"
 
 
 def seeded_like(template: rng_scope, function: Decorated) -> Decorated:
@@ -134,6 +164,12 @@ def decorate(function: Any, make: Make) -> Any:
         raise TypeError(
             "a fixture cannot be decorated: write @pytest.fixture above @seeded(...), so that "
             "the function is decorated before it becomes a fixture"
+        )
+    if _makes_context_manager(function):
+        raise TypeError(
+            "a function that @contextmanager has made cannot be decorated, since its block would "
+            "run outside: write @contextmanager above @seeded(...), so that the generator function "
+            "is decorated"
         )
     if not callable(function):
         raise TypeError(
@@ -291,7 +327,8 @@ def _decorate_class(cls: type, make: Make) -> type:
     import functools
     import inspect
 
-    # Classes, fixtures and other objects with such a name are no methods.
+    # Classes, fixtures and other objects with such a name are no tests for pytest either, and
+    # what @contextmanager has made is none for anybody.
     wrappers = (staticmethod, classmethod, functools.partialmethod)
     names = [name for name in dir(cls) if name.startswith("test")]
     tests = {name: inspect.getattr_static(cls, name) for name in names}
@@ -301,7 +338,7 @@ def _decorate_class(cls: type, make: Make) -> type:
         if (inspect.isroutine(test) or isinstance(test, wrappers))
         # From Python 3.14 it binds as a method does, and counts as a routine.
         and not isinstance(test, functools.partial)
-        and not _is_fixture(test)
+        and not (_is_fixture(test) or _makes_context_manager(test))
     }
     if not tests:
         raise TypeError(
@@ -327,3 +364,22 @@ def _is_fixture(function: Any) -> bool:
     # pytest 8.4 puts the function into an object of a type of its own; older ones mark it.
     fixture = pytest.fixture(lambda: None)
     return type(function) is type(fixture) and vars(fixture).keys() <= vars(function).keys()
+
+
+def _makes_context_manager(function: Any) -> bool:
+    """Tell whether ``contextmanager`` or ``asynccontextmanager`` has made this function.
+
+    Calling it only makes the context manager; its block runs afterwards.
+    """
+    import functools
+
+    while isinstance(function, (functools.partial, functools.partialmethod)):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    # Not __wrapped__ alone: any wrapper of a generator function has that. contextlib's own has
+    # always had this name, as have the backports of it.
+    code = getattr(function, "__code__", None)
+    return hasattr(function, "__wrapped__") and getattr(code, "co_qualname", "") in (
+        "contextmanager.<locals>.helper",
+        "asynccontextmanager.<locals>.helper",
+    )

@@ -6,6 +6,8 @@ import sys
 import warnings
 
 from rngscope._copies import add_attributes, added_attributes
+from rngscope._errors import NeedsParentheses
+from rngscope._not_covered import warn_of_missing
 from rngscope._open_scopes import change_together, leave_deferred, lock
 from rngscope._seeds import short_repr
 from rngscope._sources import SOURCES, choose, load_what_is_lazy
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, NoReturn, Self, TypeVar
 
-    from rngscope._sources import Source
+    from rngscope._sources import Listed, Source
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -70,9 +72,9 @@ class RNGState:
     def capture(
         cls,
         *,
-        sources: Iterable[str] | None = None,
-        devices: Iterable[Any] | None = None,
-        generators: Iterable[Any] = (),
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
+        generators: Listed[Any] | None = (),
     ) -> Self:
         """Return the states of all sources that are loaded and started now.
 
@@ -84,8 +86,15 @@ class RNGState:
         Raises:
             TypeError, ValueError: an argument is wrong.
             RuntimeError: a CUDA graph is being captured.
+
+        Warns:
+            RuntimeWarning: a named source is not there, since its library is not imported.
         """
-        return cls._captured(choose(sources, devices, generators))
+        chosen = choose(sources, devices, generators)
+        warn_of_missing(
+            chosen, "is not imported, so nothing of it is in the state; import it first"
+        )
+        return cls._captured(chosen)
 
     @classmethod
     def _captured(cls, chosen: Collection[Source]) -> Self:
@@ -98,7 +107,7 @@ class RNGState:
             [(s.kind, c) for s, c in captured if _is_generator(s)],  # type: ignore[attr-defined]
         )
 
-    def restore(self, *, generators: Iterable[Any] = (), strict: bool = True) -> None:
+    def restore(self, *, generators: Listed[Any] | None = (), strict: bool = True) -> None:
         """Put every source back to this state. If one cannot be, none is.
 
         An accelerator that has not started gets its part when it starts; a mismatch that
@@ -427,7 +436,7 @@ def _warn_of_versions(versions: dict[str, str], kind: str) -> None:
             )
 
 
-class assert_rng_unchanged:
+class assert_rng_unchanged(metaclass=NeedsParentheses):
     """Check that a block leaves every global RNG as it was; also a decorator.
 
     Sources that are there only at one end (torch imported, CUDA started meanwhile) are no
@@ -451,12 +460,13 @@ class assert_rng_unchanged:
     """
 
     __slots__ = ("_sources", "_before")
+    _as_block = "assert_rng_unchanged()"
 
     def __init__(
         self,
         *wrong: NoReturn,
-        sources: Iterable[str] | None = None,
-        devices: Iterable[Any] | None = None,
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
     ) -> None:
         if wrong:
             raise TypeError(

@@ -6,7 +6,8 @@ import sys
 from _thread import get_ident
 
 from rngscope._copies import add_attributes, added_attributes
-from rngscope._errors import find_frame, raise_together, warn_caller
+from rngscope._errors import NeedsParentheses, find_frame, raise_together, warn_caller
+from rngscope._not_covered import warn_at_end
 from rngscope._open_scopes import (
     OpenScope,
     keep_out_of_graphs,
@@ -21,14 +22,16 @@ from rngscope._state import dump_sources, load_sources, seal, unseal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import CodeType, FrameType
     from typing import Any, Self, SupportsIndex, TypeVar
+
+    from rngscope._sources import Listed
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class RNGStream:
+class RNGStream(metaclass=NeedsParentheses):
     """A scope that continues, each time it is entered, where it stopped the last time.
 
     Outside, the RNGs of the program are untouched. A stream that is entered while it is
@@ -62,14 +65,15 @@ class RNGStream:
     """
 
     __slots__ = ("_template", "_position", "_loaded", "_open", "_suspended")
+    _as_block = "RNGStream(42)"
 
     def __init__(
         self,
         seed: SupportsIndex,
         *,
-        sources: Iterable[str] | None = None,
-        devices: Iterable[Any] | None = None,
-        generators: Iterable[Any] = (),
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
+        generators: Listed[Any] | None = (),
         independent: bool = False,
         deterministic: bool = False,
     ) -> None:
@@ -312,6 +316,8 @@ class _Use(OpenScope):
         if crossed is not None and not sys.is_finalizing():
             self._warn_of_order(crossed)
         leave_deferred()
+        if type(self.sources) is not tuple:
+            warn_at_end(self.sources, kind)  # type: ignore[arg-type]
 
     __exit__ = leave
 

@@ -18,8 +18,9 @@ from rngscope._seeds import check_seed, derive_seed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any, SupportsIndex
+
+    from rngscope._sources import Listed
 
 __all__ = ["per_item", "seed_worker"]
 
@@ -80,8 +81,8 @@ class per_item:
         dataset: Any,
         seed: SupportsIndex,
         *,
-        sources: Iterable[str] | None = None,
-        devices: Iterable[Any] | None = None,
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
     ) -> None:
         _check_map_style(dataset)
         self.dataset = dataset

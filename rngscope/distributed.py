@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from typing import Any, Protocol, SupportsIndex
 
+    from rngscope._sources import Listed
+
     class Stateful(Protocol):
         """What ``torch.distributed.checkpoint`` asks for; an ``RNGStream`` is one."""
 
@@ -79,7 +81,7 @@ def own_rank() -> int:
 
 
 def assert_in_sync(
-    *, sources: Iterable[str] | None = None, group: Any = None, timeout: float = 60.0
+    *, sources: Listed[str] | None = None, group: Any = None, timeout: float = 60.0
 ) -> None:
     """Check that the RNGs of all ranks are in the same states. Every rank must call it.
 

@@ -22,7 +22,16 @@ from rngscope._run import _report
 from rngscope._self_check import self_check
 
 ACCELERATORS = ["cuda", "xpu", "mps", "mtia", "privateuseone"]
-LINE = re.compile(r"rngscope: seed \d+( independent)?( \w+=[0-9a-f]{16})+ all=[0-9a-f]{16}")
+LINE = re.compile(
+    r"rngscope: seed \d+( independent)? hash-seed (random|\d+)( \w+=[0-9a-f]{16})+ "
+    r"all=[0-9a-f]{16}"
+)
+
+
+@pytest.fixture(autouse=True)
+def no_hash_seed(monkeypatch):
+    """What the shell has set is none of the tests' business."""
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
 
 
 @pytest.fixture(autouse=True)
@@ -340,6 +349,33 @@ def test_bad_usage_is_one_line_and_status_2(arguments, message, tmp_path):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments, way_out",
+    [
+        (["--seed", "42", "x.py"], "run --seed 42 x.py"),
+        (["--seed=42", "x.py", "--json"], "run --seed=42 x.py --json"),
+        (["--seed", "42"], "run --seed 42"),
+        (["x.py"], "run x.py"),
+        (["x y.py", "$z"], "run 'x y.py' '$z'"),
+        (["--independent", "-m", "pytest"], "run --independent -m pytest"),
+        (["--deterministic", "-mpytest"], "run --deterministic -mpytest"),
+        (["--hash-seed", "0", "x.py"], "run --hash-seed 0 x.py"),
+        (["--seed", "42", "run", "x.py"], "run --seed 42 x.py"),
+    ],
+)
+def test_a_program_without_run_shows_run(arguments, way_out, tmp_path):
+    """The line that is shown does what was meant."""
+    result = python("-m", "rngscope", *arguments, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.endswith(f"; to run a program, write: python -m rngscope {way_out}\n")
+
+
+def test_an_option_of_nobody_shows_the_usage_only():
+    result = python("-m", "rngscope", "--jsno")
+    assert "to run a program" not in result.stderr and "--help" in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["-m", "missing"], ["-m", "sys"], ["-m", "p.q"], ["."]])
 def test_what_cannot_be_run_is_one_line_and_the_status_of_python(arguments, tmp_path):
     plain = python(*arguments, cwd=tmp_path)
@@ -407,7 +443,7 @@ def test_a_program_draws_what_its_libraries_draw_when_seeded(script):
 def test_independent_gives_each_source_its_own_seed(script):
     result = run("--independent", "--seed", "42", script(DRAW))
     assert result.stdout == drawn_by_hand(lambda name: rngscope.derive_seed(42, name))
-    assert result.stderr.startswith("rngscope: seed 42 independent python=")
+    assert result.stderr.startswith("rngscope: seed 42 independent hash-seed random python=")
 
 
 def test_two_runs_end_with_the_same_line(script):
@@ -439,7 +475,7 @@ def test_the_line_is_the_fingerprint_of_the_states_at_the_end(script):
             print(f"all={state.fingerprint()}")
         """),
     )
-    assert result.stderr == f"rngscope: seed 7 {' '.join(result.stdout.split())}\n"
+    assert result.stderr == f"rngscope: seed 7 hash-seed random {' '.join(result.stdout.split())}\n"
 
 
 def test_without_a_seed_one_is_picked_and_told_first(script):
@@ -647,7 +683,7 @@ def test_a_forked_child_does_not_write_the_line(script, capfd):
     )
     assert result.returncode == 0
     assert len(result.stderr.splitlines()) == 1
-    _report(1, False, pid=os.getpid() + 1)
+    _report(1, "", pid=os.getpid() + 1, deterministic=False)
     assert capfd.readouterr() == ("", "")
 
 

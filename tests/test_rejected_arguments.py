@@ -66,6 +66,13 @@ def check_message(error, *culprits):
     assert error.__context__ is None or error.__suppress_context__
 
 
+def raised(call):
+    """Return the TypeError or ValueError that a call raises."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    return caught.value
+
+
 def refused(kind, call, *culprits):
     """Check that a call raises ``kind`` with a message in good form."""
     with pytest.raises(kind) as caught:
@@ -152,6 +159,33 @@ def test_a_seed_of_the_wrong_type_is_a_type_error_that_names_it(name, seed, type
 
 
 @each_seed_taker
+@pytest.mark.parametrize(
+    "text, way_out",
+    [
+        ("dropout", "for a seed from a name, write derive_seed(0, 'dropout')"),
+        ("a b", "derive_seed(0, 'a b')"),
+        ("", "derive_seed(0, '')"),
+        ("1.5", "derive_seed(0, '1.5')"),
+        ("-1", "derive_seed(0, '-1')"),
+        ("42", "write int('42')"),
+        (" 42\n", "write int(' 42\\n')"),
+    ],
+)
+def test_a_str_seed_shows_how_to_make_a_seed_of_it(name, text, way_out, unchanged):
+    """A name has derive_seed, and digits, from a command line for one, have int."""
+    refused(TypeError, lambda: TAKES_A_SEED[name](text), f"not str: {text!r}; ", way_out)
+    assert "derive_seed" not in str(raised(lambda: TAKES_A_SEED[name](b"42")))
+
+
+def test_what_a_str_seed_shows_is_right(unchanged):
+    """A way out is one only if it works."""
+    for way_out in re.findall("write (.*)", str(raised(lambda: rng_scope("dropout")))):
+        assert rng_scope(eval(way_out)).seed == derive_seed(0, "dropout")
+    for way_out in re.findall("write (.*)", str(raised(lambda: rng_scope(" 42\n")))):
+        assert rng_scope(eval(way_out)).seed == 42
+
+
+@each_seed_taker
 @pytest.mark.parametrize("seed", OUT_OF_RANGE, ids=named)
 def test_a_seed_out_of_range_is_a_value_error_that_names_it(name, seed, unchanged):
     """Seeds are in [0, 2**64): the value and the range are in the message."""
@@ -213,6 +247,8 @@ def test_sources_of_the_wrong_type_are_a_type_error(name, sources, unchanged):
     """Sources are names in a list."""
     call = TAKES_SOURCES[name]
     refused(TypeError, lambda: call(sources=sources), "sources must be a list of names")
+    if not isinstance(sources, (list, bytes)):
+        refused(TypeError, lambda: call(sources=sources), "write sources=['torch']")
 
 
 @each_source_taker
@@ -223,9 +259,50 @@ def test_devices_that_are_no_list_are_a_type_error(name, devices, unchanged):
     refused(TypeError, lambda: call(devices=devices), "devices must be a list", repr(devices))
 
 
+DEVICES_TO_WRITE = [
+    ("cuda:0", "devices=[torch.device('cuda:0')]"),
+    ("cuda", "devices=[torch.device('cuda')]"),
+    ("cpu", "devices=[]"),
+    ("0", "devices=[0]"),
+    ("a device", "devices=[0]"),
+    (0, "devices=[0]"),
+    (3, "devices=[3]"),
+    (-1, "devices=[0]"),
+    (True, "devices=[0]"),
+]
+if np is not None:
+    DEVICES_TO_WRITE += [(np.int64(0), "devices=[0]"), (np.array(0), "devices=[0]")]
+if torch is not None:
+    DEVICES_TO_WRITE += [
+        (torch.device("cuda", 1), "devices=[torch.device('cuda:1')]"),
+        (torch.device("cpu"), "devices=[]"),
+        (torch.tensor(0), "devices=[0]"),
+    ]
+
+
 @each_source_taker
-@pytest.mark.parametrize("device", ["cuda", "0", 1.0, True, None, [0], b"0"])
-def test_a_device_of_the_wrong_type_is_a_type_error(name, device, unchanged):
+@pytest.mark.parametrize("devices, way_out", DEVICES_TO_WRITE, ids=named)
+def test_a_single_device_shows_the_list_to_write(name, devices, way_out, unchanged):
+    """The list holds what was given, where that can be told."""
+    call = TAKES_SOURCES[name]
+    refused(TypeError, lambda: call(devices=devices), "devices must be a list", f"write {way_out}")
+    if torch is not None and name != "seed_all":
+        call(devices=eval(way_out.partition("=")[2], {"torch": torch}))
+
+
+@each_source_taker
+@pytest.mark.parametrize(
+    "device, way_out",
+    [
+        ("cuda:1", "torch.device('cuda:1')"),
+        ("cuda", "torch.device('cuda')"),
+        ("0", "write 0"),
+        *((device, "write 0 or torch.device('cuda', 0)") for device in [1.0, True, None, [0]]),
+        ("cpu", "write 0 or torch.device('cuda', 0)"),
+        (b"0", "write 0 or torch.device('cuda', 0)"),
+    ],
+)
+def test_a_device_of_the_wrong_type_is_a_type_error(name, device, way_out, unchanged):
     """Also when it stands behind a good one; a bool is no index."""
     call = TAKES_SOURCES[name]
     for devices in ([device], [0, device]):
@@ -233,7 +310,7 @@ def test_a_device_of_the_wrong_type_is_a_type_error(name, device, unchanged):
             TypeError,
             lambda devices=devices: call(devices=devices),
             f"not {device!r}",
-            "torch.device('cuda', 0)",
+            way_out,
         )
 
 
@@ -292,11 +369,11 @@ def test_a_system_random_is_refused_since_it_has_no_state(name, unchanged):
     refused(TypeError, lambda: call(generators=[random.SystemRandom()]), "SystemRandom", "no state")
 
 
-WRONG_LISTS = [42, None, "random", b"random", random.Random(1), object()]
+WRONG_LISTS = [42, False, "random", b"random", random.Random(1), object()]
 if np is not None:
-    WRONG_LISTS += [np.random.RandomState(1), np.random.default_rng(1)]
+    WRONG_LISTS += [np.random.RandomState(1), np.random.default_rng(1), np.array(1)]
 if torch is not None:
-    WRONG_LISTS += [torch.Generator()]
+    WRONG_LISTS += [torch.Generator(), torch.tensor(1)]
 
 
 @pytest.mark.parametrize("name", TAKES_GENERATORS)
@@ -304,7 +381,24 @@ if torch is not None:
 def test_generators_that_are_no_list_are_a_type_error(name, generators, unchanged):
     """One generator is written generators=[generator]."""
     call = TAKES_GENERATORS[name]
-    refused(TypeError, lambda: call(generators=generators), "generators must be a list")
+    refused(
+        TypeError,
+        lambda: call(generators=generators),
+        "generators must be a list",
+        "write generators=[generator]",
+    )
+
+
+@pytest.mark.parametrize("name", TAKES_GENERATORS)
+def test_none_is_no_generators(name, unchanged):
+    """As an optional argument is passed on, and as with sources and devices."""
+    call = TAKES_GENERATORS[name]
+    call(generators=None, devices=None, sources=None)
+    state = RNGState.capture()
+    state.restore(generators=None)
+    with rng_scope(42, generators=None, deterministic=False) as scope:
+        assert random.random() == random.Random(42).random()
+    assert not scope.begins_anyhow and scope.sources == rng_scope(42).sources
 
 
 def test_an_array_of_generators_is_judged_by_what_it_holds(unchanged):
@@ -404,6 +498,53 @@ def test_what_cannot_be_called_cannot_be_decorated(decorated, unchanged):
         refused(TypeError, lambda decorate=decorate: decorate(decorated), "can be decorated")
 
 
+# Blocks without a call --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cls, way_out",
+    [
+        (rng_scope, "with rng_scope(42):"),
+        (RNGStream, "with RNGStream(42):"),
+        (assert_rng_unchanged, "with assert_rng_unchanged():"),
+    ],
+)
+def test_a_class_without_parentheses_says_how_to_write_the_block(cls, way_out, unchanged):
+    """Python says only that 'type' is no context manager."""
+    import contextlib
+    import copy
+    import pickle
+
+    def block():
+        with cls:
+            raise AssertionError
+
+    refused(TypeError, block, "needs parentheses", way_out)
+    with contextlib.ExitStack() as stack:
+        refused(TypeError, lambda: stack.enter_context(cls), way_out)
+    # It is a class like any other.
+    assert pickle.loads(pickle.dumps(cls)) is copy.deepcopy(cls) is cls
+    assert isinstance(cls, type) and repr(cls).startswith("<class 'rngscope.")
+
+
+def test_seeded_as_a_block_says_what_to_write(unchanged):
+    """What seeded returns decorates functions, and nothing else."""
+
+    def block(seed):
+        with seeded(seed):
+            raise AssertionError
+
+    refused(TypeError, lambda: block(42), "seeded(...) decorates", "with rng_scope(42):")
+    refused(TypeError, lambda: block(None), "with rng_scope():")
+
+    def block_from():
+        with seeded(seed_from=int):
+            raise AssertionError
+
+    refused(TypeError, block_from, "with rng_scope(seed):")
+    assert repr(seeded(42)) == "<seeded seed=42>"
+
+
 # States -----------------------------------------------------------------------------------
 
 
@@ -500,6 +641,23 @@ def test_a_path_is_made_of_str_and_int(part, unchanged):
         )
 
 
+@pytest.mark.parametrize("bits", [True, None, 32.0, "32", [32], Unindexable()], ids=named)
+def test_bits_of_the_wrong_type_are_a_type_error(bits):
+    """A number of bits is an integer."""
+    refused(
+        TypeError,
+        lambda: derive_seed(42, "a", bits=bits),
+        "bits must be an integer in [1, 64]",
+        f"not {type(bits).__name__}",
+    )
+
+
+@pytest.mark.parametrize("bits", [0, -1, 65, 2**32])
+def test_bits_out_of_range_are_a_value_error(bits):
+    """No bits are no seed, and there are 64."""
+    refused(ValueError, lambda: derive_seed(42, bits=bits), f"bits {bits}", "1 <= bits <= 64")
+
+
 def test_every_public_name_is_there():
     """What this file checks is what the package offers."""
     names = set(rngscope.__all__)
@@ -509,6 +667,7 @@ def test_every_public_name_is_there():
         "assert_rng_unchanged",
         "derive_seed",
         "rng_scope",
+        "same_draws",
         "seed_all",
         "seeded",
     }

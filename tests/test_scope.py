@@ -419,6 +419,7 @@ def test_the_same_generator_twice_is_one_generator(unchanged):
     assert own.getstate() == twin.getstate()
 
 
+@pytest.mark.filterwarnings("ignore:generators.* draw the same numbers")
 def test_the_global_generator_may_be_named_as_ones_own(unchanged):
     """A scope that covers one RNG under two names still puts it back."""
     generators = [random._inst]

@@ -60,12 +60,12 @@ def test_each_use_continues_where_the_last_one_stopped(name, stream, road, uncha
 def test_generators_go_through_a_state_dict_too(unchanged):
     """Each comes back to the bit, and only to one of its kind."""
     made, resumed = own_generators(), own_generators()
-    stream = RNGStream(42, generators=made)
+    stream = RNGStream(42, generators=made, independent=True)
     with stream:
         for generator in made:
             draw_own(generator)
     plain = json.loads(json.dumps(stream.state_dict()))
-    other = RNGStream(42, generators=resumed)
+    other = RNGStream(42, generators=resumed, independent=True)
     other.load_state_dict(plain)
     with stream, other:
         pass
@@ -74,7 +74,7 @@ def test_generators_go_through_a_state_dict_too(unchanged):
     with other:
         assert [draw_own(generator) for generator in resumed] == wanted
     if len(made) > 1:
-        mixed = RNGStream(42, generators=resumed[::-1])
+        mixed = RNGStream(42, generators=resumed[::-1], independent=True)
         with pytest.raises(ValueError, match=r"generators\[0\] is a .*, but the state is one of"):
             mixed.load_state_dict(plain)
 

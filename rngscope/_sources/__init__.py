@@ -22,8 +22,23 @@ from rngscope._sources.torch_cpu import TorchSource, core_names, torch_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any, Protocol
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Protocol, TypeVar
+
+    Item = TypeVar("Item", covariant=True)
+
+    class _Collection(Protocol[Item]):
+        """A list, tuple, set, dict, array, ...
+
+        Not a str: it is an iterable of str too, but takes only a str for ``in``.
+        """
+
+        def __iter__(self) -> Iterator[Item]: ...
+
+        def __contains__(self, item: object, /) -> bool: ...
+
+    #: What ``sources=``, ``devices=`` and ``generators=`` take: anything to iterate over but text.
+    Listed = _Collection[Item] | Iterator[Item]
 
     class Source(Protocol):
         """One global RNG. States are opaque: only their own source looks into them.
@@ -156,10 +171,17 @@ def load_what_is_lazy(sources: Iterable[Source]) -> None:
         load_numpy_random()
 
 
+class NamedSources(tuple["Any", ...]):
+    """Sources that the program has asked for, and so expects to be covered."""
+
+    #: Whether ``sources=`` names them; else there are generators or switches among all.
+    has_names: bool
+
+
 def choose(
-    sources: Iterable[str] | None,
-    devices: Iterable[Any] | None,
-    generators: Iterable[Any] = (),
+    sources: Listed[str] | None,
+    devices: Listed[Any] | None,
+    generators: Listed[Any] | None = (),
     deterministic: bool = False,
 ) -> tuple[Source, ...]:
     """Return the sources that these arguments name, after checking all of them.
@@ -169,25 +191,37 @@ def choose(
         ValueError: an unknown source, or a device that cannot be.
     """
     # Compared only if it is a tuple: an array of generators has an == of its own.
-    is_plain = type(generators) is tuple and generators == () and deterministic is False
+    is_plain = deterministic is False and (
+        generators is None or type(generators) is tuple and generators == ()
+    )
     if is_plain and sources is None and devices is None:
         return SOURCES
     chosen = _on_devices(_by_name(sources), devices)
     if is_plain:
-        return tuple(chosen)
-    if isinstance(generators, (str, bytes)) or not hasattr(generators, "__iter__"):
-        raise TypeError(f"generators must be a list of RNG objects, not {short_repr(generators)}")
+        return tuple(chosen) if sources is None else _named(chosen, sources)
+    given = () if generators is None else generators
+    if not _is_listed(given):
+        raise TypeError(
+            f"generators must be a list of RNG objects, not {short_repr(given)}; write "
+            f"generators=[generator], also for a single one"
+        )
     mine: list[Any] = []
-    for generator in generators:
+    for generator in given:
         # The same object twice is one RNG: the first place counts.
         if not any(generator is other.generator for other in mine):
             mine.append(GeneratorSource(generator, len(mine)))
     if not isinstance(deterministic, bool):
         raise TypeError(f"deterministic must be True or False, not {deterministic!r}")
-    return (*chosen, *mine, *((DeterminismSource(),) if deterministic else ()))
+    return _named((*chosen, *mine, *((DeterminismSource(),) if deterministic else ())), sources)
 
 
-def _by_name(sources: Iterable[str] | None) -> list[Any]:
+def _named(chosen: Iterable[Any], sources: Listed[str] | None) -> NamedSources:
+    named = NamedSources(chosen)
+    named.has_names = sources is not None
+    return named
+
+
+def _by_name(sources: Listed[str] | None) -> list[Any]:
     if sources is None:
         return list(SOURCES)
     if isinstance(sources, str):
@@ -195,7 +229,9 @@ def _by_name(sources: Iterable[str] | None) -> list[Any]:
     try:
         names = list(sources)
     except TypeError:
-        raise TypeError(f"sources must be a list of names, not {short_repr(sources)}") from None
+        raise TypeError(
+            f"sources must be a list of names, not {short_repr(sources)}; write sources=['torch']"
+        ) from None
     known = _BY_NAME
     for name in names:
         if not isinstance(name, str):
@@ -212,14 +248,45 @@ def _by_name(sources: Iterable[str] | None) -> list[Any]:
     return [source for name, source in known.items() if name in names]
 
 
-def _on_devices(chosen: list[Any], devices: Iterable[Any] | None) -> list[Any]:
+def _is_listed(value: Any) -> bool:
+    """Tell whether this can be iterated over, and is no text."""
+    if isinstance(value, (str, bytes)):
+        return False
+    try:
+        # Not hasattr: arrays and tensors without dimensions have an __iter__ that fails.
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _as_device(value: Any) -> str | None:
+    """Return, in code, the item of a list of devices that this was probably meant to be."""
+    torch_device = getattr(sys.modules.get("torch"), "device", ())
+    if isinstance(value, (str, torch_device)):
+        kind, _, index = str(value).partition(":")
+        if kind == "cpu":
+            # No accelerator.
+            return ""
+        if kind.isdecimal() and not index:
+            return kind
+        if kind.isidentifier() and (index.isdecimal() or not index):
+            return f"torch.device({str(value)!r})"
+    if type(value) is int and value >= 0:
+        return short_repr(value)
+    return None
+
+
+def _on_devices(chosen: list[Any], devices: Listed[Any] | None) -> list[Any]:
     if devices is None:
         return chosen
-    if isinstance(devices, (str, bytes, int)) or not hasattr(devices, "__iter__"):
-        raise TypeError(
-            f"devices must be a list of ints or torch.device, not {short_repr(devices)}"
-        )
     torch_device = getattr(sys.modules.get("torch"), "device", None)
+    if not _is_listed(devices):
+        item = _as_device(devices)
+        raise TypeError(
+            f"devices must be a list of ints or torch.device, not {short_repr(devices)}; write "
+            f"devices=[{'0' if item is None else item}]"
+        )
     wanted: list[tuple[str | None, int | None]] = []
     for device in devices:
         if torch_device is not None and isinstance(device, torch_device):
@@ -228,9 +295,10 @@ def _on_devices(chosen: list[Any], devices: Iterable[Any] | None) -> list[Any]:
             wanted.append((device.type, device.index))
             continue
         if isinstance(device, bool) or not hasattr(device, "__index__"):
+            item = _as_device(device) or "0 or torch.device('cuda', 0)"
             raise TypeError(
                 f"devices must hold non-negative ints or torch.device, not {short_repr(device)}; "
-                f"write 0 or torch.device('cuda', 0)"
+                f"write {item}"
             )
         if (index := device.__index__()) < 0:
             raise ValueError(f"device {index!r} is negative; devices are counted from 0")

@@ -6,6 +6,7 @@ import random
 import sys
 
 from rngscope import _details
+from rngscope._errors import warn_caller
 from rngscope._seeds import short_repr, source_seed
 from rngscope._sources.numpy import (
     as_fields,
@@ -29,10 +30,16 @@ from rngscope._sources.torch_cpu import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 
 _BIT_GENERATOR = _details.NUMPY_BIT_GENERATOR
+#: Tells how many references there are to an object. Exact only in CPython with its global lock;
+#: elsewhere None.
+count_references = (
+    getattr(sys, "getrefcount", None) if getattr(sys, "_is_gil_enabled", lambda: True)() else None
+)
 
 
 class GeneratorSource:
@@ -49,15 +56,32 @@ class GeneratorSource:
         self.verbs = _VERBS[self.kind]
         self.name = f"generators[{position}]"
         self.identity = id(generator)
+        #: Whether anybody but this source was seen to hold the generator.
+        self.had_owner = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the generator is another RNG, which need not have been the same one here.
         return GeneratorSource, (self.generator, self.position)
 
     def save(self) -> Any:
+        self.had_owner = self.had_owner or self._has_owner()
         return self.verbs.save(self.generator)
 
     capture = save
+
+    def _has_owner(self) -> bool:
+        # This source's own reference, and that of the call.
+        return count_references is not None and count_references(self.generator) > 2
+
+    def was_replaced(self) -> bool:
+        """Tell, once, whether those that held the generator have let it go.
+
+        ``env.reset(seed=...)`` of a Gymnasium environment, for one, makes a new generator.
+        """
+        if not self.had_owner or self._has_owner():
+            return False
+        self.had_owner = False
+        return True
 
     def restore(self, state: Any) -> None:
         self.verbs.restore(self.generator, state)
@@ -94,6 +118,11 @@ class GeneratorSource:
         return state
 
 
+#: Two ways to seed a Mersenne Twister, which libraries share: from one 32-bit word, and from
+#: an array of them.
+_BY_ONE_WORD, _BY_TWO_WORDS = "Mersenne Twister of one word", "Mersenne Twister of two words"
+
+
 class _PythonRandom:
     """A ``random.Random``; a state is what ``getstate()`` returns."""
 
@@ -112,6 +141,10 @@ class _PythonRandom:
     @staticmethod
     def seed(generator: Any, seed: int) -> None:
         generator.seed(seed)
+
+    @staticmethod
+    def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
+        return (_BY_TWO_WORDS if seed >= 2**32 else "random.Random"), generator
 
     dump = staticmethod(dump_python)
     load = staticmethod(load_python)
@@ -141,6 +174,12 @@ class _TorchGenerator:
     @staticmethod
     def seed(generator: Any, seed: int) -> None:
         generator.manual_seed(seed)
+
+    @staticmethod
+    def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
+        kind = generator.device.type
+        # On the CPU it reads the low word only.
+        return (_BY_ONE_WORD if kind == "cpu" else f"torch.Generator on {kind}"), generator
 
     @staticmethod
     def dump(state: Any) -> dict[str, Any]:
@@ -179,6 +218,10 @@ class _NumpyGenerator:
         bit_generator.state = type(bit_generator)(seed).state
 
     @staticmethod
+    def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
+        return name_of(generator.bit_generator), generator.bit_generator
+
+    @staticmethod
     def dump(state: Any) -> dict[str, Any]:
         return {"bit_generator": dump_bit_generator(*state)}
 
@@ -213,6 +256,13 @@ class _NumpyRandomState:
             # As numpy.random.seed does under another bit generator; without has_gauss in
             # the state, set_state also drops a cached Gaussian.
             generator.set_state(kind(numpy_seed(seed)).state)
+
+    @staticmethod
+    def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
+        bit_generator = generator._bit_generator
+        if type(bit_generator).__name__ == "MT19937":
+            return (_BY_TWO_WORDS if seed >= 2**32 else _BY_ONE_WORD), bit_generator
+        return name_of(bit_generator), bit_generator
 
     @staticmethod
     def dump(state: Any) -> dict[str, Any]:
@@ -260,6 +310,23 @@ _VERBS: dict[str, Any] = {
     "numpy.random.RandomState": _NumpyRandomState,
     "random.Random": _PythonRandom,
 }
+
+
+def warn_of_alike(sources: Iterable[Any], seed: int) -> None:
+    """Warn of generators that draw the same numbers when all are seeded with ``seed``."""
+    alike: dict[str, dict[Any, str]] = {}
+    for source in sources:
+        if isinstance(source, GeneratorSource):
+            stream, rng = source.verbs.stream_of(source.generator, seed)
+            # Of several generators over one bit generator, which are one RNG, the first counts.
+            alike.setdefault(stream, {}).setdefault(id(rng), source.name)
+    for names in alike.values():
+        if len(names) > 1:
+            *others, last = names.values()
+            warn_caller(
+                f"{', '.join(others)} and {last} draw the same numbers, because they are seeded "
+                f"with one integer; independent=True gives each a seed of its own"
+            )
 
 
 def load_generator(fields: Any, where: str) -> tuple[str, Any]:

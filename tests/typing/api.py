@@ -1,7 +1,9 @@
 """What type checkers see of the public names: checked by mypy, never run."""
 
+import collections
 import copy
 import functools
+import random
 import types
 import unittest
 from collections.abc import (
@@ -16,6 +18,8 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, assert_type
 
+import torch
+
 from rngscope import (
     RNGState,
     RNGStream,
@@ -25,6 +29,8 @@ from rngscope import (
     seed_all,
     seeded,
 )
+from rngscope.data import per_item
+from rngscope.distributed import assert_in_sync
 
 # The six kinds of function ----------------------------------------------------------------
 
@@ -217,6 +223,7 @@ def blocks() -> None:
     stream.load_state_dict(stream.state_dict())
     stream.reset()
     assert_type(derive_seed(42, "dropout", 1), int)
+    assert_type(derive_seed(42, "dropout", bits=32), int)
     seed_all(42, sources=["numpy"], independent=True)
 
 
@@ -238,4 +245,51 @@ def refused() -> None:
     rng_scope(1.5)  # type: ignore[arg-type]
     seeded(42, seed_from=5)  # type: ignore[arg-type]
     derive_seed(42, 1.5)  # type: ignore[arg-type]
+    derive_seed(42, bits="32")  # type: ignore[arg-type]
     RNGStream(None)  # type: ignore[arg-type]
+
+
+def refused_text() -> None:
+    # A str is an iterable of str, and never what was meant.
+    rng_scope(42, sources="torch")  # type: ignore[arg-type]
+    rng_scope(42, devices="cuda:0")  # type: ignore[arg-type]
+    rng_scope(42, generators="random")  # type: ignore[arg-type]
+    seeded(42, sources="torch")  # type: ignore[arg-type]
+    seeded(42, devices="cuda:0")  # type: ignore[arg-type]
+    seed_all(42, sources="torch")  # type: ignore[arg-type]
+    seed_all(42, devices="cuda:0")  # type: ignore[arg-type]
+    RNGStream(42, sources="torch")  # type: ignore[arg-type]
+    RNGStream(42, devices="cuda:0")  # type: ignore[arg-type]
+    RNGState.capture(sources="torch")  # type: ignore[arg-type]
+    RNGState.capture(devices="cuda:0")  # type: ignore[arg-type]
+    assert_rng_unchanged(sources="torch")  # type: ignore[arg-type]
+    assert_rng_unchanged(devices="cuda:0")  # type: ignore[arg-type]
+    per_item([1], 42, sources="torch")  # type: ignore[arg-type]
+    per_item([1], 42, devices="cuda:0")  # type: ignore[arg-type]
+    assert_in_sync(sources="torch")  # type: ignore[arg-type]
+    # Nor is a single one a list.
+    rng_scope(42, sources=b"torch")  # type: ignore[arg-type]
+    rng_scope(42, sources=[1])  # type: ignore[list-item]
+    rng_scope(42, devices=0)  # type: ignore[arg-type]
+    rng_scope(42, generators=random.Random(1))  # type: ignore[arg-type]
+
+
+def everything_to_iterate_over_is_taken() -> None:
+    names = {"python": 1, "torch": 2}
+    rng_scope(42, sources=["torch"], devices=[0], generators=[random.Random(1)])
+    rng_scope(42, sources=("python", "torch"), devices=(0, 1), generators=())
+    rng_scope(42, sources={"torch"}, devices={0}, generators=None)
+    rng_scope(42, sources=frozenset({"torch"}), devices=range(2))
+    rng_scope(42, sources=names, devices={0: "a"})
+    rng_scope(42, sources=names.keys(), devices=names.values(), generators=[])
+    rng_scope(42, sources=(name for name in names), devices=(i for i in range(2)))
+    rng_scope(42, sources=map(str, names), devices=iter([0]), generators=iter([]))
+    rng_scope(42, sources=sorted(names), devices=None, generators=collections.deque())
+    rng_scope(42, sources=None, devices=[torch.device("cuda")])
+
+
+def blocks_without_a_call() -> None:
+    with rng_scope:  # type: ignore[attr-defined]
+        pass
+    with seeded(42):  # type: ignore[attr-defined]
+        pass
