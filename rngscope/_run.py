@@ -30,6 +30,14 @@ class CannotRun(Exception):
         self.status = status
 
 
+class _Program(rng_scope):
+    """The scope around a program and all of its threads."""
+
+    is_of_process = True
+
+    __slots__ = ()
+
+
 def run(
     program: str,
     arguments: list[str],
@@ -68,7 +76,7 @@ def run(
         _tell(f"seed {seed}, picked by the operating system; run --seed {seed} repeats this run")
     # Registered before the program registers anything, so called last.
     atexit.register(_report, seed, independent, os.getpid())
-    scope = rng_scope(seed, independent=independent, deterministic=deterministic)
+    scope = _Program(seed, independent=independent, deterministic=deterministic)
     scope.__enter__()
     sys.argv[:] = ["-m" if is_module else program, *arguments]
     try:

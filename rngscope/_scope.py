@@ -6,6 +6,7 @@ from rngscope._open_scopes import OpenScope, change_together
 from rngscope._seeds import SEED_LIMIT, check_seed, short_repr
 from rngscope._sources import choose, load_what_is_lazy, present
 from rngscope._state import RNGState, replayed_states
+from rngscope._turns import check_exclusive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,18 +35,25 @@ class rng_scope(OpenScope):
         independent: give each source a seed of its own, ``derive_seed(seed, name)``. With
             one seed for all, NumPy and torch on the CPU draw the same numbers.
         deterministic: also switch torch to deterministic kernels, and back.
+        exclusive: wait at entry until no other thread has a scope open that shares a source
+            with this one, and keep theirs out until it ends. A number is the seconds to wait
+            at most; True waits as long as there is progress, but no longer than five minutes
+            for any one scope.
 
     Raises:
         TypeError: an argument of the wrong type; nothing has been touched.
         ValueError: a seed out of range, an unknown source, generators that a state does not
             fit; at entry a device that does not exist, or a state of another number of
             devices. Then everything is as it was.
-        RuntimeError: at entry, if the scope is open already, or if it covers CUDA while a
-            graph is captured; at exit, if one is captured then, after all else is back.
+        RuntimeError: at entry, if the scope is open already, if it covers CUDA while a graph
+            is captured, or if an exclusive scope and this one would wait for each other; at
+            exit, if a graph is captured then, after all else is back.
+        TimeoutError: at entry, if another thread did not end its scope in time; it is named.
         ExceptionGroup: several sources could not be put back; all others were.
 
     Warns:
-        RuntimeWarning: scopes are left out of order; both are named.
+        RuntimeWarning: scopes are left out of order, or, once in a process, scopes of two
+            threads that share a source are open at the same time; both are named.
 
     Example:
         >>> import random
@@ -68,11 +76,13 @@ class rng_scope(OpenScope):
         generators: Iterable[Any] = (),
         independent: bool = False,
         deterministic: bool = False,
+        exclusive: bool | float = False,
     ) -> None:
         if type(independent) is not bool:
             raise TypeError(f"independent must be True or False, not {independent!r}")
         self.independent = independent
         self.sources = choose(sources, devices, generators, deterministic)
+        self.exclusive = exclusive if exclusive is False else check_exclusive(exclusive)
         self.replayed = None
         self.begins_anyhow = (
             deterministic or type(generators) is not tuple or generators != ()
@@ -81,7 +91,7 @@ class rng_scope(OpenScope):
             # What is most often asked, without a call.
             self.seed: int | None = seed
         else:
-            _, self.seed, _, self.replayed, self.begins_anyhow = self.values_with(seed)
+            _, self.seed, _, self.replayed, self.begins_anyhow, _ = self.values_with(seed)
         self.saved = self.start = self.position = None
         self.inner = self.dropped = ()
         self.function = None
@@ -89,7 +99,14 @@ class rng_scope(OpenScope):
     @property
     def values(self) -> tuple[Any, ...]:
         """What an ``OpenScope`` of the same meaning is made of."""
-        return self.sources, self.seed, self.independent, self.replayed, self.begins_anyhow
+        return (
+            self.sources,
+            self.seed,
+            self.independent,
+            self.replayed,
+            self.begins_anyhow,
+            self.exclusive,
+        )
 
     def values_with(self, seed: SupportsIndex | RNGState | None) -> tuple[Any, ...]:
         """The same with another seed.
@@ -98,16 +115,17 @@ class rng_scope(OpenScope):
             TypeError, ValueError: the seed is not one, or the state does not fit.
         """
         sources, independent, begins = self.sources, self.independent, self.begins_anyhow
+        exclusive = self.exclusive
         if seed is None:
-            return sources, None, independent, None, begins
+            return sources, None, independent, None, begins, exclusive
         if callable(seed):
             raise TypeError(
                 f"seed must be an integer, an RNGState or None, not {type(seed).__name__}: "
                 f"{short_repr(seed)}; a decorator needs parentheses: write @rng_scope(42)"
             )
         if isinstance(seed, RNGState):
-            return sources, None, independent, replayed_states(seed, sources), True
-        return sources, check_seed(seed), independent, None, begins
+            return sources, None, independent, replayed_states(seed, sources), True, exclusive
+        return sources, check_seed(seed), independent, None, begins, exclusive
 
     def __call__(self, function: Function) -> Function:
         """Decorate a function: each call has a scope of its own, as under ``seeded``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from rngscope import _threads, _turns
 from rngscope._open_scopes import OpenScope
 from rngscope._scope import rng_scope
 from rngscope._state import RNGState
@@ -45,6 +46,7 @@ def seeded(
     generators: Iterable[Any] = (),
     independent: bool = False,
     deterministic: bool = False,
+    exclusive: bool | float = False,
 ) -> Callable[[Decorated], Decorated]:
     """Run every call of a function in a fresh ``rng_scope``.
 
@@ -59,6 +61,7 @@ def seeded(
         seed_from: called with the arguments of each call; returns the seed. What it raises,
             and a seed that is none, comes out of the call before anything is touched.
         sources, devices, generators, independent, deterministic: as in ``rng_scope``.
+        exclusive: as in ``rng_scope``, for each call; for each step of a body that suspends.
 
     Raises:
         TypeError: ``@seeded`` without parentheses; both ``seed`` and ``seed_from``; an
@@ -87,6 +90,7 @@ def seeded(
         generators=generators,
         independent=independent,
         deterministic=deterministic,
+        exclusive=exclusive,
     )
 
     new: Any = OpenScope
@@ -176,11 +180,18 @@ def _wrap_call(function: Any, make: Make) -> Any:
     return call
 
 
-def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
+def _wrap_generator(
+    function: Any, make: Make, throw_first: Any = None, is_awaited: bool = False
+) -> Any:
     """Run a body step by step; its scope is open only while a step runs.
 
     All bodies that suspend run here: a coroutine answers to the same ``send`` and ``throw``
-    as a generator. With ``goes_on`` the stream goes on in another body when this one returns.
+    as a generator.
+
+    Args:
+        throw_first: given if the stream goes on in another body when this one returns. Makes
+            of the arguments those of a body that begins by raising an error.
+        is_awaited: whether a step may wait for its turn in the event loop.
     """
     # Kept here, since at the interpreter's end a module may be gone before a body is.
     is_finalizing = sys.is_finalizing
@@ -190,9 +201,23 @@ def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
         scope = make(function, args, kwargs)
         act: Any = None
         argument: Any = None
+        body: Any = None
+        turn: Any = None
         while True:
+            if is_awaited and _turns.looks_closely:
+                turn = yield from _threads.wait_in_task(scope)
+                if turn.late is not None:
+                    # The body is told of it at its turn, if it has begun.
+                    if act is not None:
+                        act, argument = body.throw, turn.late
+                    elif throw_first is not None:
+                        args = throw_first(turn, *args)
+                    else:
+                        raise turn.give_up()
             try:
                 scope.take_up()
+                if turn is not None:
+                    turn = turn.drop()
                 if act is None:
                     body = function(*args, **kwargs)
                     del args, kwargs
@@ -201,14 +226,18 @@ def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
                 # have dropped it.
                 items, argument = [act(argument)], None
                 scope.put_aside()
+                if _threads.offers:
+                    _threads.lend(items[0], scope)
             except StopIteration as end:
-                if goes_on:
+                if throw_first is not None:
                     scope.put_aside()
                 else:
                     scope.leave(StopIteration)
                 return end.value
             except BaseException as error:
                 argument = None
+                if turn is not None:
+                    turn = turn.drop()
                 scope.leave(type(error))
                 raise
             try:
@@ -224,10 +253,10 @@ def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
     return generate
 
 
-def _wrap_awaitable_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
+def _wrap_awaitable_generator(function: Any, make: Make, throw_first: Any = None) -> Any:
     import types
 
-    return types.coroutine(_wrap_generator(function, make, goes_on))
+    return types.coroutine(_wrap_generator(function, make, throw_first, is_awaited=True))
 
 
 def _wrap_coroutine(function: Any, make: Make) -> Any:
@@ -243,9 +272,9 @@ def _wrap_coroutine(function: Any, make: Make) -> Any:
 def _wrap_async_generator(function: Any, make: Make) -> Any:
     # What runs from one yield to the next is a body of its own.
     part = _wrap_awaitable_generator(
-        lambda scope, act, argument: act(argument),
+        lambda scope, body, act, argument: act(argument),
         lambda function, args, kwargs: args[0],
-        goes_on=True,
+        _throw_first,
     )
     is_finalizing = sys.is_finalizing
 
@@ -257,7 +286,7 @@ def _wrap_async_generator(function: Any, make: Make) -> Any:
         act, argument = _begin, [body]
         while True:
             try:
-                items = [await part(scope, act, argument.pop())]
+                items = [await part(scope, body, act, argument.pop())]
             except StopAsyncIteration:
                 return
             try:
@@ -268,6 +297,13 @@ def _wrap_async_generator(function: Any, make: Make) -> Any:
                 act, argument = body.athrow, [error]
 
     return generate
+
+
+def _throw_first(turn: Any, scope: Scope, body: Any, act: Any, argument: Any) -> tuple[Any, ...]:
+    """Have an async generator go on with what was raised while it waited for its turn."""
+    if act is _begin:
+        raise turn.give_up()
+    return scope, body, body.athrow, turn.late
 
 
 def _begin(body: Any) -> Any:
