@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-
 from _thread import get_ident
 from sys import _getframe
 

@@ -181,7 +181,7 @@ def _wrap_call(function: Any, make: Make) -> Any:
 
 
 def _wrap_generator(
-    function: Any, make: Make, throw_first: Any = None, is_awaited: bool = False
+    function: Any, make: Make, is_begun: Any = None, is_awaited: bool = False
 ) -> Any:
     """Run a body step by step; its scope is open only while a step runs.
 
@@ -189,8 +189,8 @@ def _wrap_generator(
     as a generator.
 
     Args:
-        throw_first: given if the stream goes on in another body when this one returns. Makes
-            of the arguments those of a body that begins by raising an error.
+        is_begun: given if the stream goes on in another body when this one returns; tells by
+            the arguments whether there was one before.
         is_awaited: whether a step may wait for its turn in the event loop.
     """
     # Kept here, since at the interpreter's end a module may be gone before a body is.
@@ -205,15 +205,14 @@ def _wrap_generator(
         turn: Any = None
         while True:
             if is_awaited and _turns.looks_closely:
-                turn = yield from _threads.wait_in_task(scope)
-                if turn.late is not None:
-                    # The body is told of it at its turn, if it has begun.
-                    if act is not None:
-                        act, argument = body.throw, turn.late
-                    elif throw_first is not None:
-                        args = throw_first(turn, *args)
-                    else:
-                        raise turn.give_up()
+                is_new = act is None and (is_begun is None or not is_begun(*args))
+                turn = yield from _threads.wait_in_task(scope, argument, is_new)
+                if turn.late is None:
+                    pass
+                elif act is not None:
+                    act, argument = body.throw, turn.late
+                else:
+                    args = _throwing(turn.late, *args)
             try:
                 scope.take_up()
                 if turn is not None:
@@ -229,7 +228,7 @@ def _wrap_generator(
                 if _threads.offers:
                     _threads.lend(items[0], scope)
             except StopIteration as end:
-                if throw_first is not None:
+                if is_begun is not None:
                     scope.put_aside()
                 else:
                     scope.leave(StopIteration)
@@ -253,10 +252,10 @@ def _wrap_generator(
     return generate
 
 
-def _wrap_awaitable_generator(function: Any, make: Make, throw_first: Any = None) -> Any:
+def _wrap_awaitable_generator(function: Any, make: Make, is_begun: Any = None) -> Any:
     import types
 
-    return types.coroutine(_wrap_generator(function, make, throw_first, is_awaited=True))
+    return types.coroutine(_wrap_generator(function, make, is_begun, is_awaited=True))
 
 
 def _wrap_coroutine(function: Any, make: Make) -> Any:
@@ -274,7 +273,7 @@ def _wrap_async_generator(function: Any, make: Make) -> Any:
     part = _wrap_awaitable_generator(
         lambda scope, body, act, argument: act(argument),
         lambda function, args, kwargs: args[0],
-        _throw_first,
+        lambda scope, body, act, argument: act is not _begin,
     )
     is_finalizing = sys.is_finalizing
 
@@ -299,11 +298,11 @@ def _wrap_async_generator(function: Any, make: Make) -> Any:
     return generate
 
 
-def _throw_first(turn: Any, scope: Scope, body: Any, act: Any, argument: Any) -> tuple[Any, ...]:
-    """Have an async generator go on with what was raised while it waited for its turn."""
-    if act is _begin:
-        raise turn.give_up()
-    return scope, body, body.athrow, turn.late
+def _throwing(
+    error: BaseException, scope: Scope, body: Any, act: Any, argument: Any
+) -> tuple[Any, ...]:
+    """Return the arguments with which an async generator goes on by raising an error."""
+    return scope, body, body.athrow, error
 
 
 def _begin(body: Any) -> Any:

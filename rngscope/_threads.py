@@ -13,7 +13,6 @@ Other decorated coroutines wait for their next step without holding up the event
 from __future__ import annotations
 
 from _thread import get_ident
-from functools import partial
 from time import monotonic
 
 from rngscope import _turns
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
-#: Seconds that a granted step keeps others out before its event loop comes to it.
+#: Seconds within which an event loop must come to what it was told to.
 RESERVED = 1.0
 
 #: The loan that waits for a future, by the future's ``id``.
@@ -79,15 +78,15 @@ async def to_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
 
     loop = asyncio.get_running_loop()
     _turns.expect_exclusive_scopes()
-    call = partial(copy_context().run, function, *args, **kwargs)
-    loan = Loan(loop, call, function)
+    context = copy_context()
+    loan = Loan(loop, lambda: context.run(function, *args, **kwargs), function)
     offers[id(loan.future)] = loan
     try:
         # It begins when this step of the task is over.
         loop.call_soon(loan.start)
         await loan.future
     finally:
-        del offers[id(loan.future)]
+        offers.pop(id(loan.future), None)
     return loan.result()  # type: ignore[no-any-return]
 
 
@@ -108,9 +107,9 @@ class Loan(Claim):
         "function",
         "scopes",
         "future",
-        "job",
         "is_sent",
         "is_here",
+        "rung_until",
         "value",
         "error",
     )
@@ -123,9 +122,10 @@ class Loan(Claim):
         #: The innermost first.
         self.scopes: list[Any] = []
         self.future: Future[None] = loop.create_future()
-        self.job: Future[None] | None = None
         #: Whether it was given to the executor, and whether a thread has begun with it.
         self.is_sent = self.is_here = False
+        #: Until when its event loop should have come to it; 0.0 while it is not its turn.
+        self.rung_until = 0.0
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -133,6 +133,7 @@ class Loan(Claim):
 
     def start(self) -> None:
         """Stand in line, when the bodies are suspended."""
+        offers.pop(id(self.future), None)
         if self.future.done():
             return
         if not self.scopes:
@@ -169,13 +170,13 @@ class Loan(Claim):
             if not self.is_sent:
                 self.loop.call_later(min(GLANCE, self.seconds_left()), self.look)
                 return
-            self.job = self.loop.run_in_executor(None, self.run)
+            job = self.loop.run_in_executor(None, self.run)
         except Exception as error:
             # It took too long; or the executor has been shut down.
             self.error = error
             self.finish()
         else:
-            self.job.add_done_callback(self.finish)
+            job.add_done_callback(self.finish)
 
     def finish(self, job: Any = None) -> None:
         """Let the coroutine go on."""
@@ -205,12 +206,16 @@ class Loan(Claim):
         """
         if self.is_here:
             return super().find_obstacle()
+        now = monotonic()
         for other in (*granted, *claims):
             if other is self:
                 break
-            if isinstance(other, Loan) and not any(other is item for item in self.beneath):
-                if _turns.share(self.sources, other.sources):
-                    return other
+            if not isinstance(other, Loan) or any(other is item for item in self.beneath):
+                continue
+            # An event loop that stands still is not waited for.
+            is_coming = other.is_sent or not other.rung_until or now < other.rung_until
+            if is_coming and _turns.share(self.sources, other.sources):
+                return other
         return None
 
     def grant(self) -> None:
@@ -220,9 +225,11 @@ class Loan(Claim):
     def ring(self) -> None:
         if self.is_here:
             super().ring()
-        elif not self.is_sent and not _call_soon(self.loop, self.look):
-            # The loop is closed: nobody will come for it.
-            self.drop()
+        elif not self.is_sent:
+            self.rung_until = self.rung_until or monotonic() + RESERVED
+            if not _call_soon(self.loop, self.look):
+                # The loop is closed: nobody will come for it.
+                self.drop()
 
     def drop(self) -> None:
         with lock:
@@ -238,8 +245,6 @@ class Loan(Claim):
         self.drop()
         # Its thread may be waiting for its turn.
         super().ring()
-        if self.job is not None:
-            self.job.cancel()
         return True
 
     # In the thread -----------------------------------------------------------------------
@@ -278,7 +283,7 @@ class Loan(Claim):
     def describe(self) -> str:
         what = f"the function {describe_function(self.function)}"
         where = _turns.describe_actor(self.thread, None) if self.is_here else "a thread"
-        return f"{what}, which rngscope.to_thread runs in {self.scope.what()}, by {where}"
+        return f"{what} (which rngscope.to_thread runs in {self.scope.what()}) by {where}"
 
 
 class _Step(Claim):
@@ -286,11 +291,13 @@ class _Step(Claim):
 
     __slots__ = ("loop", "rung", "late")
 
-    def __init__(self, scope: Any) -> None:
+    def __init__(self, scope: Any, is_closing: bool) -> None:
         super().__init__(scope, _sources(scope), _exclusive(scope))
         self.task = task_name()
-        #: None without a task of asyncio, which could wait: then the thread stands still.
-        self.loop: AbstractEventLoop | None = running_loop() if self.task else None
+        #: None where there is no task of asyncio that could wait: the thread stands still.
+        self.loop: AbstractEventLoop | None = None
+        if self.task is not None and not is_closing:
+            self.loop = running_loop()
         #: Done when there may be something to do; nothing comes of it.
         self.rung: Future[None] | None = None
         #: What was raised in the body, by cancelling it for instance, while it waited.
@@ -308,19 +315,14 @@ class _Step(Claim):
     def ring(self) -> None:
         super().ring()
         if self.loop is not None and self.rung is not None:
-            _call_soon(self.loop, _set, self.rung)
+            if not _call_soon(self.loop, _set, self.rung):
+                # The loop is closed: nobody will come for it.
+                self.drop()
 
     def drop(self) -> None:
         # It has come to the step or is raised by itself now: no cycle by way of the traceback.
         self.late = None
         super().drop()
-
-    def give_up(self) -> BaseException:
-        """Drop the claim, and return what was raised while it waited."""
-        late = self.late
-        assert late is not None
-        self.drop()
-        return late
 
     def wait_here(self) -> Generator[Any, Any, None]:
         """Let the event loop go on for a while, or until there is something to do."""
@@ -329,7 +331,7 @@ class _Step(Claim):
             self.wait()
             return
         # A thread cannot be stopped; to wait for its function takes as long as that takes.
-        is_own = _lent.get(self.scope) is self.obstacle
+        is_own = isinstance(self.obstacle, Loan) and self.scope in self.obstacle.scopes
         seconds = GLANCE if is_own else min(GLANCE, self.seconds_left())
         self.rung = self.loop.create_future()
         timer = self.loop.call_later(seconds, _set, self.rung)
@@ -343,13 +345,22 @@ class _Step(Claim):
             timer.cancel()
 
 
-def wait_in_task(scope: Any) -> Generator[Any, Any, _Step]:
+def wait_in_task(scope: Any, argument: Any, is_new: bool) -> Generator[Any, Any, _Step]:
     """Wait, as part of a task, until the next step of a body may be taken.
+
+    Args:
+        scope: the scope of the body.
+        argument: what the body is about to be sent, or what is to be raised in it.
+        is_new: whether the body has not begun yet.
 
     Returns:
         What keeps others out until it is dropped, which must be when the scope is taken up.
+
+    Raises:
+        BaseException: what was raised in a body that has not begun, as by cancelling it.
+        TimeoutError: a scope of another thread did not end in time; it is named.
     """
-    step = _Step(scope)
+    step = _Step(scope, is_closing=isinstance(argument, GeneratorExit))
     try:
         while True:
             with lock:
@@ -365,6 +376,8 @@ def wait_in_task(scope: Any) -> Generator[Any, Any, _Step]:
                     f"{scope.what()} cannot go on within {loan.describe()}: its stream is in use"
                 )
             yield from step.wait_here()
+            if is_new and step.late is not None:
+                raise step.late
     except BaseException:
         step.drop()
         raise

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 # Not threading, which costs more to import than the whole package.
 from _thread import RLock, allocate_lock, get_ident
-from time import monotonic
+from time import monotonic, sleep
 
 from rngscope._errors import warn_caller
 from rngscope._seeds import short_repr
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LIMIT = 300.0
 #: Seconds after which who waits looks by itself: an interrupt may have kept it from being rung.
 GLANCE = 1.0
+#: Seconds that a scope gives a task, which has just handed work to a thread, to suspend.
+GRACE = 0.1
 FOREVER = float("inf")
 
 #: Held while a scope is entered or left, never while its body runs. Signal handlers and
@@ -229,15 +231,20 @@ class Claim:
 
     def _waits_for_itself(self) -> bool:
         """Tell whether a thread that this one waits for stands still for a scope of this one."""
-        seen: list[Claim] = []
-        thread = self.obstacle.thread
-        while thread != self.thread:
-            waiting = [c for c in claims if c.is_blocking and c.thread == thread]
-            if not waiting or waiting[0] in seen or waiting[0].obstacle is None:
+        seen: list[Any] = []
+        waiting: Any = self
+        while waiting is not None and waiting not in seen:
+            seen.append(waiting)
+            obstacle = waiting.obstacle
+            if isinstance(obstacle, Claim) and obstacle.until != FOREVER:
+                # A reservation, which runs out.
                 return False
-            seen.append(waiting[0])
-            thread = waiting[0].obstacle.thread
-        return True
+            thread = obstacle.thread
+            if thread == self.thread:
+                return True
+            standing = (c for c in claims if c.is_blocking and c.thread == thread and c.obstacle)
+            waiting = next(standing, None)
+        return False
 
     def ring(self) -> None:
         """Wake who waits; the lock must be held."""
@@ -262,11 +269,15 @@ class Claim:
 class _Overlap:
     """What a scope sees to before it is entered beside a scope of another thread."""
 
-    until = 0.0
+    __slots__ = ("scope", "other", "patient_until", "until")
 
-    def __init__(self, scope: OpenScope, other: OpenScope) -> None:
+    def __init__(self, scope: OpenScope, other: OpenScope, before: Claim | _Overlap | None) -> None:
         self.scope = scope
         self.other = other
+        self.patient_until = monotonic() + GRACE
+        if isinstance(before, _Overlap):
+            self.patient_until = before.patient_until
+        self.until = 0.0
 
     def wait(self) -> None:
         """Warn, once in a process; as an error, the warning leaves everything as it was."""
@@ -275,6 +286,11 @@ class _Overlap:
             # In the middle of another scope's entry or exit, no foreign code may run.
             self.until = FOREVER
             return
+        while self.other.task is not None and monotonic() < self.patient_until:
+            # asyncio.to_thread and executors start before the task that awaits them suspends.
+            sleep(0.0005)
+            if self.other not in scopes:
+                return
         _has_warned = True
         try:
             warn_caller(
@@ -308,7 +324,7 @@ def needed_before(scope: OpenScope, seen_to: Claim | _Overlap | None) -> Claim |
     if seen_to is not None and seen_to.until == FOREVER or not _counts(scope):
         return None
     thread = get_ident()
-    if _has_exclusive_scopes and _obstacle(thread, scope.sources, bool(scope.exclusive)):
+    if _has_exclusive_scopes and _obstacle(thread, scope.sources, scope.exclusive) is not None:
         claim = seen_to
         if not isinstance(claim, Claim):
             claim = Claim(scope, scope.sources, scope.exclusive)
@@ -321,7 +337,7 @@ def needed_before(scope: OpenScope, seen_to: Claim | _Overlap | None) -> Claim |
     others = [other for other in _others(thread) if not isinstance(other, Claim)]
     for other in others:
         if share(scope.sources, other.sources):
-            return _Overlap(scope, other)
+            return _Overlap(scope, other, seen_to)
     looks_closely = _has_exclusive_scopes or bool(others)
     return None
 
@@ -355,7 +371,10 @@ def forget_other_threads(thread: int) -> None:
     global _has_warned
     _has_warned = False
     for line in (claims, granted):
-        line[:] = [claim for claim in line if claim.thread == thread]
+        for claim in line[:]:
+            if claim.thread != thread:
+                claim.is_over = True
+                line.remove(claim)
 
 
 def describe_actor(thread: int, task: str | None) -> str:
@@ -371,7 +390,8 @@ def describe_actor(thread: int, task: str | None) -> str:
 def _others(thread: int, beneath: tuple[Any, ...] = ()) -> Iterator[Any]:
     """Yield the open scopes and the granted claims of other threads."""
     now = monotonic()
-    everybody: list[Any] = [*scopes, *granted]
+    # Claims first: they say more than the scopes that they are for.
+    everybody: list[Any] = [*granted, *scopes]
     for claim in granted:
         if claim.thread == thread:
             beneath = (*beneath, *claim.beneath)
@@ -384,7 +404,7 @@ def _others(thread: int, beneath: tuple[Any, ...] = ()) -> Iterator[Any]:
 
 
 def _obstacle(
-    thread: int, sources: tuple[Source, ...], exclusive: bool, beneath: tuple[Any, ...] = ()
+    thread: int, sources: tuple[Source, ...], exclusive: float, beneath: tuple[Any, ...] = ()
 ) -> Any:
     for other in _others(thread, beneath):
         if (exclusive or other.exclusive) and share(sources, other.sources):

@@ -24,6 +24,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 out_of_order = pytest.mark.filterwarnings("ignore:the scope .* was left while:RuntimeWarning")
+#: Of tests whose threads have scopes open at the same time on purpose.
+overlaps = pytest.mark.filterwarnings("ignore:two threads have scopes open:RuntimeWarning")
 
 
 def run_threads(*targets):
