@@ -10,6 +10,7 @@ from rngscope._seeded import seeded
 from rngscope._seeds import derive_seed
 from rngscope._state import RNGState, assert_rng_unchanged
 from rngscope._stream import RNGStream
+from rngscope._threads import to_thread
 
 __all__ = [
     "RNGState",
@@ -20,5 +21,6 @@ __all__ = [
     "same_draws",
     "seed_all",
     "seeded",
+    "to_thread",
 ]
 __version__ = "0.1.0"

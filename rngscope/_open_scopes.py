@@ -17,11 +17,10 @@ import warnings
 # Not threading, which costs more to import than the whole package.
 from _thread import get_ident
 
-from rngscope import _details, _late_import
+from rngscope import _details, _late_import, _turns
 from rngscope._errors import find_frame, raise_together, warn_caller
 from rngscope._late_import import pending
 from rngscope._not_covered import warn_at_end
-from rngscope._owned_lock import make_lock
 from rngscope._sources import present
 
 TYPE_CHECKING = False
@@ -31,12 +30,11 @@ if TYPE_CHECKING:
 
     from rngscope._sources import Source
 
-#: Held while a scope is entered or left, never while its body runs. Signal handlers and
-#: finalizers may open scopes at any point, hence reentrant.
-lock, is_owned = make_lock()
+#: Held while a scope is entered or left, never while its body runs.
+lock, is_owned = _turns.lock, _turns.is_owned
 
 #: The open scopes, in the order in which they were entered.
-scopes: list[OpenScope] = []
+scopes = _turns.scopes
 
 #: Scopes that were to be left in the middle of another one's entry or exit.
 _deferred: list[OpenScope] = []
@@ -65,12 +63,16 @@ class OpenScope:
     of a body that suspends, scopes are closed.
     """
 
+    #: Whether it stands around a whole test or program, and so belongs to no thread.
+    is_of_process = False
+
     __slots__ = (
         "sources",
         "seed",
         "independent",
         "replayed",
         "begins_anyhow",
+        "exclusive",
         "covered",
         "saved",
         "start",
@@ -91,6 +93,7 @@ class OpenScope:
         independent: bool = False,
         replayed: dict[str, Any] | None = None,
         begins_anyhow: bool = False,
+        exclusive: bool | float = False,
         function: Any = None,
     ) -> None:
         self.sources = sources
@@ -100,6 +103,9 @@ class OpenScope:
         self.replayed = replayed
         #: Whether sources begin although there is no seed, and only after all are saved.
         self.begins_anyhow = begins_anyhow
+        #: Whether it keeps the scopes of other threads out; a number of seconds: so too, and
+        #: for how long it waits for them.
+        self.exclusive = exclusive
         #: Those of the sources that are there.
         self.covered: tuple[Source, ...] = ()
         #: What was found at entry, one state for each covered source; None while not open.
@@ -130,30 +136,42 @@ class OpenScope:
         saved: list[Any] = []
         self.saved = saved
         start = self.start
+        first: Any = None
         try:
-            with lock:
-                if start is None:
-                    caller = find_frame(1)
-                    self.code = caller.f_code
-                    self.instruction = caller.f_lasti
-                self.thread = get_ident()
-                self.task = running_loop() and _task_name()
-                if pending:
-                    _late_import.watch(take_up_what_appeared)
-                covered = self.covered = present(self.sources)
-                scopes.append(self)
-                seed = self.seed
-                if seed is not None and start is None and not self.begins_anyhow:
-                    independent = self.independent
-                    for source in covered:
-                        source.save_and_seed(saved, seed, independent)
-                else:
-                    # All before the first begins: generators of the user may share an RNG
-                    # with each other, or be a global one.
-                    for source in covered:
-                        saved.append(source.save())
-                    if self.begins_anyhow or start is not None:
-                        self._go_on(start or {})
+            while True:
+                if first is not None:
+                    first.wait()
+                with lock:
+                    if start is None and first is None:
+                        caller = find_frame(1)
+                        self.code = caller.f_code
+                        self.instruction = caller.f_lasti
+                    me = self.thread = get_ident()
+                    self.task = running_loop() and _name_of_task()
+                    if scopes and scopes[-1].thread != me or _turns.looks_closely:
+                        needed = _turns.needed_before(self, first)
+                        if needed is not None:
+                            first = needed
+                            continue
+                    if pending:
+                        _late_import.watch(take_up_what_appeared)
+                    covered = self.covered = present(self.sources)
+                    scopes.append(self)
+                    seed = self.seed
+                    if seed is not None and start is None and not self.begins_anyhow:
+                        independent = self.independent
+                        for source in covered:
+                            source.save_and_seed(saved, seed, independent)
+                    else:
+                        # All before the first begins: generators of the user may share an RNG
+                        # with each other, or be a global one.
+                        for source in covered:
+                            saved.append(source.save())
+                        if self.begins_anyhow or start is not None:
+                            self._go_on(start or {})
+                break
+            if first is not None:
+                first.drop()
         except BaseException as error:
             self._close_after(error)
             raise
@@ -164,9 +182,14 @@ class OpenScope:
     def take_up(self) -> None:
         """Enter again where the stream was put aside, with the scopes that were above it."""
         inner, self.inner = self.inner, ()
-        self.start, self.position = self.position, None
+        position = self.start = self.position
+        self.position = None
         try:
             self.__enter__()
+        except BaseException:
+            # It is put aside as before.
+            self.position, self.inner = position, inner
+            raise
         finally:
             self.start = None
         for scope in inner:
@@ -227,6 +250,8 @@ class OpenScope:
                     self._close()
                 if _late_import.is_watching and not scopes:
                     _late_import.stop_watching()
+                if _turns.claims:
+                    _turns.pass_turns()
         except BaseException as interruption:
             self._close_after(interruption)
             raise
@@ -351,6 +376,8 @@ class OpenScope:
         scopes.remove(self)
         if _late_import.is_watching and not scopes:
             _late_import.stop_watching()
+        if _turns.claims:
+            _turns.pass_turns()
 
     def _close_after(self, error: BaseException) -> None:
         """Restore every source in spite of an error, and close.
@@ -383,6 +410,8 @@ class OpenScope:
             if scopes and self in scopes:
                 self._close()
             self.saved = None
+            if _turns.looks_closely:
+                _turns.drop_claims_of(self)
             if not scopes:
                 _late_import.stop_watching()
         for index, again in enumerate(errors):
@@ -407,9 +436,12 @@ class OpenScope:
 
     def describe(self) -> str:
         """Tell where the scope was opened, and by whom."""
-        who = f"task {self.task!r}" if self.task else f"thread {_thread_name(self.thread)!r}"
+        return f"{self.what()} by {_turns.describe_actor(self.thread, self.task)}"
+
+    def what(self) -> str:
+        """Tell where the scope was opened, or of which function it is."""
         if self.function is not None:
-            return f"the scope of {_describe(self.function)} by {who}"
+            return f"the scope of {describe_function(self.function)}"
         import linecache
 
         line = next(
@@ -421,7 +453,7 @@ class OpenScope:
             self.code.co_firstlineno,
         )
         source_line = linecache.getline(self.code.co_filename, line or 0).strip()
-        return f"the scope opened at {self.code.co_filename}:{line} ({source_line}) by {who}"
+        return f"the scope opened at {self.code.co_filename}:{line} ({source_line})"
 
 
 def leave_deferred() -> None:
@@ -490,12 +522,18 @@ def _running_loop_in_public() -> Any:
         return None
 
 
-def _task_name() -> str | None:
+def task_name() -> str | None:
+    """Return the name of asyncio's task that runs in this thread, if one does."""
+    return running_loop() and _name_of_task()
+
+
+def _name_of_task() -> str | None:
     task = sys.modules["asyncio"].current_task()
     return None if task is None else task.get_name()
 
 
-def _describe(function: Any) -> str:
+def describe_function(function: Any) -> str:
+    """Tell a function's name and where it is defined."""
     import functools
 
     while isinstance(function, functools.partial):
@@ -503,13 +541,6 @@ def _describe(function: Any) -> str:
     name = getattr(function, "__qualname__", None) or repr(function)
     code = getattr(function, "__code__", None)
     return name if code is None else f"{name} at {code.co_filename}:{code.co_firstlineno}"
-
-
-def _thread_name(ident: int) -> str:
-    import threading
-
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    return names.get(ident, f"{ident} (ended)")
 
 
 def _forget_other_threads() -> None:
@@ -535,6 +566,7 @@ def _forget_other_threads() -> None:
                     break
         scopes.remove(scope)
         scope.saved = None
+    _turns.forget_other_threads(me)
     lock.release()
 
 

@@ -32,6 +32,14 @@ class CannotRun(Exception):
         self.status = status
 
 
+class _Program(rng_scope):
+    """The scope around a program and all of its threads."""
+
+    is_of_process = True
+
+    __slots__ = ()
+
+
 def run(
     program: str,
     arguments: list[str],
@@ -73,7 +81,7 @@ def run(
     hashes = hash_seed()
     how += f" hash-seed {'random' if hashes is None else hashes}"
     atexit.register(_report, seed, how, os.getpid(), deterministic)
-    scope = rng_scope(seed, independent=independent, deterministic=deterministic)
+    scope = _Program(seed, independent=independent, deterministic=deterministic)
     scope.__enter__()
     sys.argv[:] = ["-m" if is_module else program, *arguments]
     try:

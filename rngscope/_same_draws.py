@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sys import _getframe
 
-from rngscope._errors import NeedsParentheses, warn_caller
+from rngscope._errors import NeedsParentheses, find_frame, warn_caller
 from rngscope._not_covered import warn_at_end
 from rngscope._open_scopes import (
     OpenScope,
@@ -88,7 +87,7 @@ class same_draws(metaclass=NeedsParentheses):
         self._open = block
         try:
             block.__enter__()
-            caller = _getframe(1)
+            caller = find_frame(1)
             block.code, block.instruction = caller.f_code, caller.f_lasti
             return self
         except BaseException:

@@ -11,6 +11,7 @@ from rngscope._sources import SOURCES, choose, load_what_is_lazy, present
 from rngscope._sources.generators import warn_of_alike
 from rngscope._sources.torch_accelerator import AcceleratorSource
 from rngscope._state import RNGState, replayed_states, state_of
+from rngscope._turns import check_exclusive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class _Meaning(tuple["Any", ...]):
     __slots__ = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        sources, seed, independent, replayed, begins = self
+        sources, seed, independent, replayed, begins, exclusive = self
         # All sources are those of the process that asks. A state has a plain form of its own.
         return _meaning_of, (
             None if sources is SOURCES else sources,
@@ -39,13 +40,18 @@ class _Meaning(tuple["Any", ...]):
             independent,
             None if replayed is None else state_of(replayed, sources),
             begins,
+            exclusive,
         )
 
 
-def _meaning_of(sources: Any, seed: Any, independent: bool, state: Any, begins: bool) -> _Meaning:
+def _meaning_of(
+    sources: Any, seed: Any, independent: bool, state: Any, begins: bool, exclusive: bool | float
+) -> _Meaning:
     sources = SOURCES if sources is None else sources
     replayed = None if state is None else replayed_states(state, sources)
-    return _Meaning((sources, seed, independent, replayed, begins))
+    # Also has this process take turns.
+    exclusive = check_exclusive(exclusive)
+    return _Meaning((sources, seed, independent, replayed, begins, exclusive))
 
 
 class rng_scope(OpenScope, metaclass=NeedsParentheses):
@@ -70,21 +76,28 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
         independent: give each source a seed of its own, ``derive_seed(seed, name)``. With
             one seed for all, NumPy and torch on the CPU draw the same numbers.
         deterministic: also switch torch to deterministic kernels, and back.
+        exclusive: wait at entry until no other thread has a scope open that shares a source
+            with this one, and keep theirs out until it ends. A number is the seconds to wait
+            at most; True waits as long as there is progress, but no longer than five minutes
+            for any one scope.
 
     Raises:
         TypeError: an argument of the wrong type; nothing has been touched.
         ValueError: a seed out of range, an unknown source, generators that a state does not
             fit; at entry a device that does not exist, or a state of another number of
             devices. Then everything is as it was.
-        RuntimeError: at entry, if the scope is open already, or if it covers CUDA while a
-            graph is captured; at exit, if one is captured then, after all else is back.
+        RuntimeError: at entry, if the scope is open already, if it covers CUDA while a graph
+            is captured, or if an exclusive scope and this one would wait for each other; at
+            exit, if a graph is captured then, after all else is back.
+        TimeoutError: at entry, if another thread did not end its scope in time; it is named.
         ExceptionGroup: several sources could not be put back; all others were.
 
     Warns:
-        RuntimeWarning: scopes are left out of order; both are named. Two generators draw the
-            same numbers, because they are seeded with one integer. At the end: a named source
-            (or ``deterministic``) whose library was not imported, once a process; a generator
-            whose owner has replaced it meanwhile.
+        RuntimeWarning: scopes are left out of order, or, once in a process, scopes of two
+            threads that share a source are open at the same time; both are named. Two generators
+            draw the same numbers, because they are seeded with one integer. At the end: a named
+            source (or ``deterministic``) whose library was not imported, once a process; a
+            generator whose owner has replaced it meanwhile.
 
     Example:
         >>> import random
@@ -108,11 +121,13 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
         generators: Listed[Any] | None = (),
         independent: bool = False,
         deterministic: bool = False,
+        exclusive: bool | float = False,
     ) -> None:
         if type(independent) is not bool:
             raise TypeError(f"independent must be True or False, not {independent!r}")
         self.independent = independent
         self.sources = choose(sources, devices, generators, deterministic)
+        self.exclusive = exclusive if exclusive is False else check_exclusive(exclusive)
         self.replayed = None
         self.begins_anyhow = deterministic or generators is not None and (
             type(generators) is not tuple or generators != ()
@@ -123,7 +138,7 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
             if self.begins_anyhow and seed is not None and not independent:
                 warn_of_alike(self.sources, seed)
         else:
-            _, self.seed, _, self.replayed, self.begins_anyhow = self.values_with(seed)
+            _, self.seed, _, self.replayed, self.begins_anyhow, _ = self.values_with(seed)
         self.saved = self.start = self.position = None
         self.inner = self.dropped = ()
         self.function = None
@@ -131,7 +146,14 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
     @property
     def values(self) -> tuple[Any, ...]:
         """What an ``OpenScope`` of the same meaning is made of."""
-        values = self.sources, self.seed, self.independent, self.replayed, self.begins_anyhow
+        values = (
+            self.sources,
+            self.seed,
+            self.independent,
+            self.replayed,
+            self.begins_anyhow,
+            self.exclusive,
+        )
         return _Meaning(values)
 
     def values_with(self, seed: SupportsIndex | RNGState | None) -> tuple[Any, ...]:
@@ -141,19 +163,20 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
             TypeError, ValueError: the seed is not one, or the state does not fit.
         """
         sources, independent, begins = self.sources, self.independent, self.begins_anyhow
+        exclusive = self.exclusive
         if seed is None:
-            return sources, None, independent, None, begins
+            return sources, None, independent, None, begins, exclusive
         if callable(seed):
             raise TypeError(
                 f"seed must be an integer, an RNGState or None, not {type(seed).__name__}: "
                 f"{short_repr(seed)}; a decorator needs parentheses: write @rng_scope(42)"
             )
         if isinstance(seed, RNGState):
-            return sources, None, independent, replayed_states(seed, sources), True
+            return sources, None, independent, replayed_states(seed, sources), True, exclusive
         number = check_seed(seed)
         if begins and not independent:
             warn_of_alike(sources, number)
-        return sources, number, independent, None, begins
+        return sources, number, independent, None, begins, exclusive
 
     def __call__(self, function: Function) -> Function:
         """Decorate a function: each call has a scope of its own, as under ``seeded``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from rngscope import _threads, _turns
 from rngscope._open_scopes import OpenScope
 from rngscope._scope import rng_scope
 from rngscope._seeds import short_repr
@@ -48,6 +49,7 @@ def seeded(
     generators: Listed[Any] | None = (),
     independent: bool = False,
     deterministic: bool = False,
+    exclusive: bool | float = False,
 ) -> Callable[[Decorated], Decorated]:
     """Run every call of a function in a fresh ``rng_scope``.
 
@@ -62,6 +64,7 @@ def seeded(
         seed_from: called with the arguments of each call; returns the seed. What it raises,
             and a seed that is none, comes out of the call before anything is touched.
         sources, devices, generators, independent, deterministic: as in ``rng_scope``.
+        exclusive: as in ``rng_scope``, for each call; for each step of a body that suspends.
 
     Raises:
         TypeError: ``@seeded`` without parentheses; both ``seed`` and ``seed_from``; an
@@ -91,6 +94,7 @@ def seeded(
         generators=generators,
         independent=independent,
         deterministic=deterministic,
+        exclusive=exclusive,
     )
 
     new: Any = OpenScope
@@ -211,11 +215,18 @@ def _wrap_call(function: Any, make: Make) -> Any:
     return call
 
 
-def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
+def _wrap_generator(
+    function: Any, make: Make, is_begun: Any = None, is_awaited: bool = False
+) -> Any:
     """Run a body step by step; its scope is open only while a step runs.
 
     All bodies that suspend run here: a coroutine answers to the same ``send`` and ``throw``
-    as a generator. With ``goes_on`` the stream goes on in another body when this one returns.
+    as a generator.
+
+    Args:
+        is_begun: given if the stream goes on in another body when this one returns; tells by
+            the arguments whether there was one before.
+        is_awaited: whether a step may wait for its turn in the event loop.
     """
     # Kept here, since at the interpreter's end a module may be gone before a body is.
     is_finalizing = sys.is_finalizing
@@ -225,9 +236,22 @@ def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
         scope = make(function, args, kwargs)
         act: Any = None
         argument: Any = None
+        body: Any = None
+        turn: Any = None
         while True:
+            if is_awaited and _turns.looks_closely:
+                is_new = act is None and (is_begun is None or not is_begun(*args))
+                turn = yield from _threads.wait_in_task(scope, argument, is_new)
+                if turn.late is None:
+                    pass
+                elif act is not None:
+                    act, argument = body.throw, turn.late
+                else:
+                    args = _throwing(turn.late, *args)
             try:
                 scope.take_up()
+                if turn is not None:
+                    turn = turn.drop()
                 if act is None:
                     body = function(*args, **kwargs)
                     del args, kwargs
@@ -236,14 +260,18 @@ def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
                 # have dropped it.
                 items, argument = [act(argument)], None
                 scope.put_aside()
+                if _threads.offers:
+                    _threads.lend(items[0], scope)
             except StopIteration as end:
-                if goes_on:
+                if is_begun is not None:
                     scope.put_aside()
                 else:
                     scope.leave(StopIteration)
                 return end.value
             except BaseException as error:
                 argument = None
+                if turn is not None:
+                    turn = turn.drop()
                 scope.leave(type(error))
                 raise
             try:
@@ -259,10 +287,10 @@ def _wrap_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
     return generate
 
 
-def _wrap_awaitable_generator(function: Any, make: Make, goes_on: bool = False) -> Any:
+def _wrap_awaitable_generator(function: Any, make: Make, is_begun: Any = None) -> Any:
     import types
 
-    return types.coroutine(_wrap_generator(function, make, goes_on))
+    return types.coroutine(_wrap_generator(function, make, is_begun, is_awaited=True))
 
 
 def _wrap_coroutine(function: Any, make: Make) -> Any:
@@ -278,9 +306,9 @@ def _wrap_coroutine(function: Any, make: Make) -> Any:
 def _wrap_async_generator(function: Any, make: Make) -> Any:
     # What runs from one yield to the next is a body of its own.
     part = _wrap_awaitable_generator(
-        lambda scope, act, argument: act(argument),
+        lambda scope, body, act, argument: act(argument),
         lambda function, args, kwargs: args[0],
-        goes_on=True,
+        lambda scope, body, act, argument: act is not _begin,
     )
     is_finalizing = sys.is_finalizing
 
@@ -292,7 +320,7 @@ def _wrap_async_generator(function: Any, make: Make) -> Any:
         act, argument = _begin, [body]
         while True:
             try:
-                items = [await part(scope, act, argument.pop())]
+                items = [await part(scope, body, act, argument.pop())]
             except StopAsyncIteration:
                 return
             try:
@@ -303,6 +331,13 @@ def _wrap_async_generator(function: Any, make: Make) -> Any:
                 act, argument = body.athrow, [error]
 
     return generate
+
+
+def _throwing(
+    error: BaseException, scope: Scope, body: Any, act: Any, argument: Any
+) -> tuple[Any, ...]:
+    """Return the arguments with which an async generator goes on by raising an error."""
+    return scope, body, body.athrow, error
 
 
 def _begin(body: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from _thread import get_ident
 
+from rngscope import _turns
 from rngscope._copies import add_attributes, added_attributes
 from rngscope._errors import NeedsParentheses, find_frame, raise_together, warn_caller
 from rngscope._not_covered import warn_at_end
@@ -14,6 +15,7 @@ from rngscope._open_scopes import (
     leave_deferred,
     lock,
     scopes,
+    task_name,
 )
 from rngscope._scope import rng_scope
 from rngscope._seeds import check_seed, short_repr
@@ -48,7 +50,8 @@ class RNGStream(metaclass=NeedsParentheses):
     Args:
         seed: integer in ``[0, 2**64)``; for streams with names,
             ``derive_seed(42, "dropout")``.
-        sources, devices, generators, independent, deterministic: as in ``rng_scope``.
+        sources, devices, generators, independent, deterministic, exclusive: as in
+            ``rng_scope``.
 
     Raises:
         TypeError, ValueError: as ``rng_scope``.
@@ -76,6 +79,7 @@ class RNGStream(metaclass=NeedsParentheses):
         generators: Listed[Any] | None = (),
         independent: bool = False,
         deterministic: bool = False,
+        exclusive: bool | float = False,
     ) -> None:
         self._template = rng_scope(
             check_seed(seed),
@@ -84,6 +88,7 @@ class RNGStream(metaclass=NeedsParentheses):
             generators=generators,
             independent=independent,
             deterministic=deterministic,
+            exclusive=exclusive,
         )
         #: Identity of a source -> where the stream stopped in it.
         self._position: dict[Any, Any] = {}
@@ -268,6 +273,7 @@ class _Use(OpenScope):
     def __init__(self, stream: RNGStream, function: Any = None) -> None:
         template = stream._template
         OpenScope.__init__(self, template.sources, None, template.independent)
+        self.exclusive = template.exclusive
         self.begins_anyhow = template.begins_anyhow
         self.function = function
         self.code: Any = None
@@ -276,19 +282,37 @@ class _Use(OpenScope):
     def __enter__(self, caller: FrameType | None = None) -> Self:
         """Go on where the stream stands; where an outer use of it stands, if there is one."""
         stream = self.stream
+        first: Any = None
         try:
-            with lock:
-                stream._suspended.discard(self)
-                position = stream._position
-                outer = stream._latest()
-                if outer is not None:
-                    position.update(outer.stands())
-                self.seed, self.replayed = stream._template.seed, stream._loaded
-                self.start = position if position or stream._loaded else None
-                OpenScope.__enter__(self)
-                if caller is not None:
-                    self.code, self.instruction = caller.f_code, caller.f_lasti
-                stream._open.append(self)
+            while True:
+                if first is not None:
+                    first.wait()
+                with lock:
+                    if caller is not None:
+                        self.code, self.instruction = caller.f_code, caller.f_lasti
+                    me = self.thread = get_ident()
+                    if scopes and scopes[-1].thread != me or _turns.looks_closely:
+                        # Before it is asked where the stream stands, and before anything of
+                        # it changes.
+                        self.task = task_name()
+                        needed = _turns.needed_before(self, first)
+                        if needed is not None:
+                            first = needed
+                            continue
+                    stream._suspended.discard(self)
+                    position = stream._position
+                    outer = stream._latest()
+                    if outer is not None:
+                        position.update(outer.stands())
+                    self.seed, self.replayed = stream._template.seed, stream._loaded
+                    self.start = position if position or stream._loaded else None
+                    OpenScope.__enter__(self)
+                    if caller is not None:
+                        self.code, self.instruction = caller.f_code, caller.f_lasti
+                    stream._open.append(self)
+                break
+            if first is not None:
+                first.drop()
             leave_deferred()
         except BaseException as error:
             self._stop_after(error)

@@ -33,6 +33,8 @@ def register() -> None:
 class _Example(OpenScope):
     """The scope of one example, over all sources of torch."""
 
+    is_of_process = True
+
     __slots__ = ()
 
     def _warn_of_order(self, *crossed: Any, **options: Any) -> None:

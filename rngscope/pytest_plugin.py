@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 _MARKER = (
     "rng_seed(seed, *, sources=None, devices=None, generators=(), independent=False, "
-    "deterministic=False): run the test with this seed; arguments as rngscope.rng_scope."
+    "deterministic=False, exclusive=False): run the test with this seed; arguments as "
+    "rngscope.rng_scope."
 )
 #: Types whose ``repr`` is the same in every process.
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
@@ -235,7 +236,7 @@ class _Run:
         """Import each module in a stream of its own: it may draw data for its tests."""
         if self.seed is None:
             return (yield)
-        with OpenScope(SOURCES, derive_seed(self.seed, "collect", collector.nodeid)):
+        with _Stream(SOURCES, derive_seed(self.seed, "collect", collector.nodeid)):
             return (yield)
 
     # A test ------------------------------------------------------------------------------
@@ -249,7 +250,7 @@ class _Run:
         name = _node_id(item)
         test = _Stretch(self, name, item)
         if self.seed is not None:
-            test.streams.append(OpenScope(SOURCES, derive_seed(self.seed, name)))
+            test.streams.append(_Stream(SOURCES, derive_seed(self.seed, name)))
         marker = item.get_closest_marker("rng_seed")
         if marker is not None:
             test.streams.append(_scope_of(marker))
@@ -399,7 +400,7 @@ class _Run:
             base = getattr(fixturedef, "baseid", "")
             path = ("fixture", request.node.nodeid, base, name, *_parameter(request))
             seed = derive_seed(self.seed, *path)
-            stretch.streams.append(OpenScope(SOURCES, seed, function=fixturedef))
+            stretch.streams.append(_Stream(SOURCES, seed, function=fixturedef))
         return stretch
 
 
@@ -564,11 +565,27 @@ def _each(actions: Iterable[Callable[[], object]]) -> None:
     raise_together("several streams could not be put aside", errors)
 
 
+class _Stream(OpenScope):
+    """The scope around a test or fixture, and around the threads that it starts."""
+
+    is_of_process = True
+
+    __slots__ = ()
+
+
+class _MarkedStream(rng_scope):
+    """The same, as the marker of a test asks for it."""
+
+    is_of_process = True
+
+    __slots__ = ()
+
+
 def _scope_of(marker: pytest.Mark) -> rng_scope:
     if not marker.args and "seed" not in marker.kwargs:
         pytest.fail("rng_seed needs a seed: write @pytest.mark.rng_seed(42)", pytrace=False)
     try:
-        return rng_scope(*marker.args, **marker.kwargs)
+        return _MarkedStream(*marker.args, **marker.kwargs)
     except (TypeError, ValueError) as error:
         message = f"@pytest.mark.rng_seed: {error}"
     pytest.fail(message, pytrace=False)

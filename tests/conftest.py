@@ -6,7 +6,7 @@ import pytest
 from by_hand import cache_gaussians, load_libraries
 from by_hand import public_states as read_states
 
-from rngscope import _late_import, _open_scopes
+from rngscope import _late_import, _open_scopes, _turns
 from rngscope._sources import SOURCES, memory
 
 
@@ -28,6 +28,12 @@ def take_road(fast):
             source._views = None
         if hasattr(source, "_images"):
             source._images = memory.SeedImages()
+
+
+@pytest.fixture(autouse=True)
+def every_test_is_warned():
+    """Have each test hear of its own overlapping threads, of which a process is told once."""
+    _turns._has_warned = False
 
 
 @pytest.fixture
@@ -52,4 +58,5 @@ def unchanged():
     moved = [name for name in before if after[name] != before[name]]
     assert not moved, f"the test moved {moved}"
     assert _open_scopes.scopes == open_before
+    assert _turns.claims == _turns.granted == []
     assert _late_import._FINDER not in sys.meta_path and not _late_import.is_watching

@@ -50,6 +50,7 @@ def test_recursion_gives_each_call_its_own_scope(name, road, unchanged):
     assert function(3) == [one] * 4 + [two] * 4
 
 
+@pytest.mark.filterwarnings("ignore:two threads have scopes open:RuntimeWarning")
 def test_threads_have_scopes_of_their_own(unchanged):
     """Two calls in two threads, one within the other, draw the same."""
 

@@ -550,6 +550,7 @@ def test_scopes_of_many_threads_at_once_end_with_the_outer_state(road, unchanged
     threads = [threading.Thread(target=work) for _ in range(4)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the scope opened at", RuntimeWarning)
+        warnings.filterwarnings("ignore", "two threads have scopes open", RuntimeWarning)
         for thread in threads:
             thread.start()
         for thread in threads:

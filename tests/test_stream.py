@@ -975,6 +975,7 @@ def test_a_stream_imports_nothing():
 # Threads and forks ---------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:two threads have scopes open:RuntimeWarning")
 def test_threads_that_take_turns_share_the_stream(stream, unchanged):
     """A use in another thread inside a use continues it, and the first goes on after."""
     drawn = []
@@ -992,6 +993,7 @@ def test_threads_that_take_turns_share_the_stream(stream, unchanged):
     assert drawn == expected("python", 42, 3)
 
 
+@pytest.mark.filterwarnings("ignore:two threads have scopes open:RuntimeWarning")
 def test_threads_that_overlap_end_their_own_uses(stream, unchanged):
     """Each thread leaves the use that it entered: a warning, and the program is as it was."""
     drawn = []
@@ -1017,6 +1019,7 @@ def test_threads_that_overlap_end_their_own_uses(stream, unchanged):
     assert drawn == expected("python", 42, 4)
 
 
+@pytest.mark.filterwarnings("ignore:two threads have scopes open:RuntimeWarning")
 def test_many_threads_at_once_lose_and_repeat_nothing(unchanged):
     """Uses one after another from eight threads: each number once."""
     stream, turn, drawn = RNGStream(42), threading.Lock(), []

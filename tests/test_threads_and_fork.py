@@ -24,6 +24,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 out_of_order = pytest.mark.filterwarnings("ignore:the scope .* was left while:RuntimeWarning")
+#: Of tests whose threads have scopes open at the same time on purpose.
+overlaps = pytest.mark.filterwarnings("ignore:two threads have scopes open:RuntimeWarning")
 
 
 def run_threads(*targets):
@@ -50,6 +52,7 @@ def run_threads(*targets):
 
 
 @out_of_order
+@overlaps
 def test_many_threads_through_one_decorated_function_lose_nothing(road, unchanged):
     """However their calls overlap, the outer state is back at the end."""
 
@@ -72,6 +75,7 @@ def test_many_threads_through_one_decorated_function_lose_nothing(road, unchange
 
 
 @out_of_order
+@overlaps
 def test_many_threads_through_decorated_bodies_lose_nothing(unchanged):
     """Steps of suspending bodies overlap as well."""
     stream = RNGStream(5)
@@ -120,6 +124,7 @@ def test_no_lock_is_held_while_a_body_runs(seed, unchanged):
         run_threads(work, work)
 
 
+@overlaps
 def test_another_thread_may_enter_and_leave_while_a_body_waits_for_it(unchanged):
     """The body of a scope can wait for a thread that uses scopes: a lock would hang it."""
     with rng_scope(1):
@@ -134,6 +139,7 @@ def test_another_thread_may_enter_and_leave_while_a_body_waits_for_it(unchanged)
 
 
 @pytest.mark.parametrize("name", NAMES)
+@overlaps
 def test_a_scope_open_for_seconds_while_others_come_and_go_ends_exact(name, road, unchanged):
     """Scopes of other threads that end before it leave its stream where it was."""
     deadline = time.monotonic() + 1.5
@@ -157,6 +163,7 @@ def test_a_scope_open_for_seconds_while_others_come_and_go_ends_exact(name, road
 
 
 @out_of_order
+@overlaps
 def test_scopes_that_overlap_without_order_for_a_second_end_exact(unchanged):
     """Nobody waits for anybody: only the end is certain, and it is exact."""
     deadline = time.monotonic() + 1
@@ -272,6 +279,7 @@ def test_scopes_in_a_forked_child_work(unchanged):
 @needs_fork
 @out_of_order
 @pytest.mark.parametrize("place", ["below", "above", "alone"])
+@overlaps
 def test_scopes_of_other_threads_are_forgotten_in_the_child(place, unchanged):
     """They will never be left there: what they found goes to those above."""
     outer = values()
@@ -313,6 +321,7 @@ def test_scopes_of_other_threads_are_forgotten_in_the_child(place, unchanged):
 @needs_fork
 @out_of_order
 @pytest.mark.skipif(len(NAMES) < 2, reason="needs two sources")
+@overlaps
 def test_what_scopes_of_other_threads_found_goes_to_the_next_that_covers_it(unchanged):
     """For each source to another one, if they cover different ones."""
     outer = values()

@@ -28,6 +28,7 @@ from rngscope import (
     rng_scope,
     seed_all,
     seeded,
+    to_thread,
 )
 from rngscope.data import per_item
 from rngscope.distributed import assert_in_sync
@@ -184,6 +185,22 @@ async def streamed(a: int) -> bytes:
 @assert_rng_unchanged()
 def checked(a: int) -> Iterator[bytes]:
     yield b""
+
+
+def work(a: int, *, b: str = "") -> bytes:
+    return b""
+
+
+@seeded(42, exclusive=True)
+async def threads() -> None:
+    assert_type(await to_thread(work, 1, b=""), bytes)
+    assert_type(await to_thread(function, 1, "b"), bytes)
+    await to_thread(work, "a")  # type: ignore[arg-type]
+    await to_thread(work, 1, c="")  # type: ignore[call-arg]
+    with rng_scope(42, exclusive=5), rng_scope(42, exclusive=0.5):
+        pass
+    RNGStream(42, exclusive=False)
+    seeded(42, exclusive="yes")  # type: ignore[arg-type]
 
 
 async def others() -> None:
