@@ -21,7 +21,7 @@ from rngscope._sources.generators import generator_types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
 #: How many items of one list, tuple, dict or set are looked at, and how many objects in all:
@@ -97,28 +97,35 @@ def find_generators(
 
 
 def _parts(
-    value: object, kinds: tuple[type, ...], of_types: dict[type, dict[str, object]]
+    value: Any, kinds: tuple[type, ...], of_types: dict[type, dict[str, object]]
 ) -> Iterator[tuple[str, object]]:
     """Yield what an object holds, each with its step of the path."""
-    if isinstance(value, dict):
+    kind = type(value)
+    if issubclass(kind, dict):
         for key, item in islice(dict.items(value), MOST_ITEMS):
             yield f"[{short_repr(key)}]", item
-    elif isinstance(value, (list, tuple, deque)):
+    elif issubclass(kind, (list, tuple, deque)):
         for index, item in enumerate(islice(value, MOST_ITEMS)):
             yield f"[{index}]", item
-    elif isinstance(value, (set, frozenset)):
-        for index, item in enumerate(sorted(islice(value, MOST_ITEMS), key=_kind_and_value)):
+    elif issubclass(kind, (set, frozenset)):
+        for index, item in enumerate(_sorted(islice(value, MOST_ITEMS))):
             yield f"{{{index}}}", item
     attributes = _attributes(value, kinds, of_types)
     for attribute in sorted(attributes):
         yield f".{attribute}", attributes[attribute]
 
 
-def _kind_and_value(item: object) -> tuple[str, str]:
-    # The order of a set follows hashes, which differ from process to process.
-    kind = type(item)
-    return f"{kind.__module__}.{kind.__qualname__}", (
-        repr(item) if kind in _NOTHING_INSIDE else ""
+def _sorted(items: Iterable[object]) -> list[object]:
+    """Return the items of a set in an order that does not follow hashes.
+
+    These differ from process to process.
+    """
+    return sorted(
+        items,
+        key=lambda item: (
+            f"{type(item).__module__}.{type(item).__qualname__}",
+            repr(item) if type(item) in _NOTHING_INSIDE else "",
+        ),
     )
 
 

@@ -73,7 +73,7 @@ class Counts:
         is_numbered = type(key) is int and 0 <= key < len(few)
         if is_numbered and few[key] < 255:
             few[key] += 1
-            return few[key] - 1
+            return int(few[key]) - 1
         earlier = self._more.get(key, 255 if is_numbered else 0)
         self._more[key] = earlier + 1
         return earlier

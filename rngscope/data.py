@@ -152,7 +152,7 @@ class per_item:
         #: Paths of RNG objects that are not covered, and that a warning has named.
         self._named: set[str] = set()
         self._open(Board(0))
-        self._name_uncovered()
+        self._name_uncovered(is_new=True)
 
     def _open(self, board: Board) -> None:
         from weakref import WeakKeyDictionary
@@ -164,7 +164,7 @@ class per_item:
         self._passes: WeakKeyDictionary[Any, Counts] = WeakKeyDictionary()
         #: How many passes this process has taken part in.
         self._begun = 0
-        #: The process that has looked for RNG objects that are not covered.
+        #: The process that has made an item, and looked for RNG objects that are not covered.
         self._looked_in = 0
 
     def _scope_values(self, seed: int) -> tuple[Any, ...]:
@@ -256,7 +256,9 @@ class per_item:
         with _one_item_at_a_time:
             asked_by_outer_item = _asked_by_this_item
             if self._looked_in != os.getpid():
-                self._name_uncovered()
+                # What it holds may have come after it was wrapped.
+                self._looked_in = os.getpid()
+                self._name_uncovered(is_new=False)
             if view is None:
                 view, mark = self._count(key)
             try:
@@ -314,9 +316,9 @@ class per_item:
                 f"view: data[index, view]"
             )
 
-    def _name_uncovered(self) -> None:
+    def _name_uncovered(self, is_new: bool) -> None:
         """Warn of RNG objects in the data set that are not covered."""
-        is_first, self._looked_in = not self._looked_in, os.getpid()
+        self._scope_values(0)
         covered = {id(generator) for generator in self._covered or ()}
         found = [
             (path, generator)
@@ -326,7 +328,7 @@ class per_item:
             if id(generator) not in covered and path not in self._named
         ]
         self._named.update(path for path, _ in found)
-        if found and (is_first or self._board.say(_UNCOVERED)):
+        if found and (is_new or self._board.say(_UNCOVERED)):
             _warn_of_uncovered("per_item", found, "depends on the order and on the worker")
 
     def __len__(self) -> int:
