@@ -81,7 +81,7 @@ def checkpoint_context_fn(
     if _is_traced():
         return context_fn() if context_fn is not None else _contexts_of_torch()
     inner = (None, None) if context_fn is None else context_fn()
-    return _Forward(recording, inner[0]), _Recomputation(recording, inner[1])
+    return _Context(recording.record, inner[0]), _Context(recording.replay, inner[1])
 
 
 def _is_traced() -> bool:
@@ -127,11 +127,21 @@ class _Recording:
                 f"enter the stream only around the call of checkpoint, or only in the function"
             )
 
-    def begin(self) -> None:
+    def record(self, stack: ExitStack) -> None:
+        """Note where all RNGs stand; of streams, as they are entered until the stack ends."""
         self.absent = [source for source in self.chosen if source.capture() is None]
         self.state = RNGState.capture(**self.options)
         self.thread = get_ident()
         self.streams = {}
+        stack.callback(self.warn_of_latecomers)
+        stack.callback(recordings.remove, self)
+        recordings.append(self)
+
+    def replay(self, stack: ExitStack) -> None:
+        """Have all RNGs, and the streams that were entered, stand there until the stack ends."""
+        for stream, place in self.streams.items():
+            stack.callback(move_to, stream, move_to(stream, place))
+        stack.enter_context(rng_scope(self.state, **self.options))
 
     def warn_of_latecomers(self) -> None:
         for source in self.absent:
@@ -145,8 +155,8 @@ class _Recording:
 class _Context:
     """One of the two contexts; may be entered again, also while it is open."""
 
-    def __init__(self, recording: _Recording, inner: Any) -> None:
-        self._recording = recording
+    def __init__(self, begin: Callable[[ExitStack], None], inner: Any) -> None:
+        self._begin = begin
         self._inner = inner
         self._open: list[ExitStack] = []
 
@@ -162,22 +172,3 @@ class _Context:
 
     def __exit__(self, *error: Any) -> bool | None:
         return self._open.pop().__exit__(*error)
-
-    def _begin(self, stack: ExitStack) -> None:
-        raise NotImplementedError
-
-
-class _Forward(_Context):
-    def _begin(self, stack: ExitStack) -> None:
-        self._recording.begin()
-        stack.callback(self._recording.warn_of_latecomers)
-        stack.callback(recordings.remove, self._recording)
-        recordings.append(self._recording)
-
-
-class _Recomputation(_Context):
-    def _begin(self, stack: ExitStack) -> None:
-        recording = self._recording
-        for stream, place in recording.streams.items():
-            stack.callback(move_to, stream, move_to(stream, place))
-        stack.enter_context(rng_scope(recording.state, **recording.options))

@@ -93,11 +93,12 @@ class per_item:
 
     Warns:
         RuntimeWarning: once each: the data set holds an RNG object that is not covered, which is
-            named by its path (looked for as ``rngscope._owners`` says: among the first 1000 items
-            of each container, and 10,000 objects); a ``DataLoader`` of torch begins a second
-            pass in the same epoch, after one over more than half of the data (less is taken for
-            a look at the data; without a length it cannot be told); two workers make the
-            same item in one pass. In a worker the warning is the worker's.
+            named by its path (looked at are attributes and the first 1000 items of each
+            container, 10,000 objects in all; not arrays, modules, classes and functions); a
+            ``DataLoader`` of torch begins a second pass in the same epoch, after one over
+            more than half of the data (less is taken for a look at the data; without a length
+            it cannot be told); two workers make the same item in one pass. In a worker the
+            warning is the worker's.
 
     Example:
         >>> import random

@@ -2,9 +2,11 @@
 
 import collections
 import functools
+import os
 import pickle
 import random
 import sys
+import types
 import warnings
 
 import data_sets
@@ -130,11 +132,11 @@ def test_a_data_set_whose_keys_are_tuples_is_not_misread(unchanged):
     assert not hasattr(caught.value, "__notes__")
 
 
-@pytest.mark.parametrize(
-    "index",
-    [(1,), (1, 2, 3), (1, -1), (1, True), (1, "a"), (1.5, 0), ([1], 0), ((1, 1.5), 0), ((1, None), 0)],
-    ids=repr,
-)
+NO_ITEM_AND_VIEW = [(1,), (1, 2, 3), (1, -1), (1, True), (1, "a"), (1.5, 0), ([1], 0)]
+NO_ITEM_AND_VIEW += [((1, 1.5), 0), ((1, None), 0)]
+
+
+@pytest.mark.parametrize("index", NO_ITEM_AND_VIEW, ids=repr)
 def test_a_tuple_that_is_no_item_and_view_is_refused(index, unchanged):
     """TypeError before anything is drawn."""
     with pytest.raises(TypeError, match=r"data\[3, 1\].*data\[key, 0\]|one by one"):
@@ -166,6 +168,24 @@ def test_an_item_that_fails_counts_no_further(unchanged):
     with pytest.raises(OSError):
         outer[3]
     assert inner[3] == inner[3, 0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_an_item_that_is_forked_in_the_middle_goes_on_in_both(unchanged):
+    """What it has asked for counts in the child as well, and other items begin anew."""
+
+    class Forking(Twice):
+        def __getitem__(self, index):
+            first = self.data[index]
+            child = os.fork()
+            if child:
+                status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                return first, self.data[index], status
+            os._exit(0 if self.data[index] == (index, inner_view_1) else 1)
+
+    inner = per_item(Noise(), 1)
+    inner_view_1 = inner[3, 1][1]
+    assert per_item(Forking(inner), 2)[3] == (inner[3, 0], inner[3, 1], 0)
 
 
 @needs_torch
@@ -811,6 +831,21 @@ def test_a_worker_names_what_is_not_covered(unchanged):
     holder = Holder(rng=random.Random(1))
     data = per_item(holder, 42, generators=[holder.transform.rng])
     of_workers(data, worker_init_fn=init)
+
+
+@needs_torch
+@pytest.mark.parametrize("worker", [0, 1])
+def test_only_the_first_worker_names_it(worker, monkeypatch, unchanged):
+    """As seen from within a worker."""
+    import torch.utils.data
+
+    info = types.SimpleNamespace(id=worker, num_workers=2, seed=5, dataset=Holder(**held()))
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: info)
+    with rng_scope(), warnings.catch_warnings(record=True) as recorded:
+        warnings.simplefilter("always")
+        seed_worker(worker, rank=0)
+        seed_worker(worker, rank=0, generators=generators_of)
+    assert len(said(recorded)) == (1 if worker == 0 else 0)
 
 
 @needs_torch
