@@ -167,7 +167,7 @@ def test_an_item_that_fails_counts_no_further(unchanged):
     outer = per_item(Once(inner), 2)
     with pytest.raises(OSError):
         outer[3]
-    assert inner[3] == inner[3, 0]
+    assert inner[3] == inner[3] == inner[3, 0]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -386,6 +386,27 @@ def test_it_is_noticed_whichever_worker_comes_first(monkeypatch):
     # Another item in the same slot, and another pass, are no reason.
     assert not board.is_shared(ask(1, 99 + 2**40))
     assert not board.is_shared(ask(0, 99, 2)) and not board.is_shared(ask(1, 99, 3))
+
+
+@needs_torch
+def test_a_worker_that_begins_while_this_one_makes_the_item_is_seen(monkeypatch, unchanged):
+    """Two that looked at the same moment saw nothing: so this one looks again at the end."""
+
+    class Overtaken(Noise):
+        def __getitem__(self, index):
+            if index == 3:
+                act_as(1)
+                data._board.is_shared(data._board.mark(data.item_seed(3), 1))
+                act_as(0)
+            return super().__getitem__(index)
+
+    def act_as(worker):
+        monkeypatch.setattr(_passes, "own_worker", lambda: (worker, 2, 1234))
+
+    act_as(0)
+    data = per_item(Overtaken(4), 42)
+    with pytest.warns(RuntimeWarning, match="item 3 was asked for in two workers"):
+        list(loader(data))
 
 
 # A second pass without set_epoch -------------------------------------------------------------
