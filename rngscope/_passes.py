@@ -35,7 +35,10 @@ def fetcher_of_this_request() -> Any:
 
 
 def own_worker() -> tuple[int, int, int]:
-    """Return number, count and base seed of the loader's workers; 0, 1, 0 outside of one."""
+    """Return number, count and base seed of the loader's workers; 0, 1, 0 outside of one.
+
+    All three stay the same for a pass.
+    """
     data: Any = sys.modules.get("torch.utils.data")
     info = None if data is None else data.get_worker_info()
     return (0, 1, 0) if info is None else (info.id, info.num_workers, info.seed - info.id)
@@ -124,14 +127,14 @@ class Board:
         """Leave the number of ranks for a process that is being started and cannot know it."""
         self._cells[self._WORLD] = world_size()
 
-    def begin_pass(self, length: int) -> bool:
+    def begin_pass(self, length: int, worker: tuple[int, int, int]) -> bool:
         """Tell whether this epoch has had a pass already.
 
         A pass counts if it asked for more than half of this rank's share of the data: to look at
         a batch is no pass. Only the first worker counts: it gets the most.
         """
-        worker, workers, _ = own_worker()
-        if worker:
+        number, workers, _ = worker
+        if number:
             return False
         cells = self._cells
         is_same_epoch = cells[self._MADE_IN] == cells[self._SETTINGS]
@@ -139,23 +142,20 @@ class Board:
         cells[self._MADE_IN], cells[self._MADE] = cells[self._SETTINGS], 0
         return bool(is_same_epoch and 0 < length < 2 * made)
 
-    def ask(self) -> None:
+    def ask(self, worker: tuple[int, int, int]) -> None:
         """Note that a loader asked for an item."""
-        self._cells[self._IS_NEW] = 0
-        if not own_worker()[0]:
-            self._cells[self._MADE] += 1
+        cells = self._cells
+        cells[self._IS_NEW] = 0
+        if not worker[0]:
+            cells[self._MADE] += 1
 
-    def mark(self, item_seed: int, number_of_pass: int) -> tuple[int, int] | None:
-        """Note which worker makes an item; returns what ``is_shared`` takes.
-
-        Returns:
-            None where there is only one worker.
-        """
-        worker, workers, base_seed = own_worker()
-        if workers < 2:
-            return None
+    def mark(
+        self, item_seed: int, number_of_pass: int, worker: tuple[int, int, int]
+    ) -> tuple[int, int]:
+        """Return what ``is_shared`` takes: an item in a pass, and who makes it."""
+        number, _, base_seed = worker
         tag = item_seed ^ hash((base_seed, number_of_pass))
-        return self._FIRST + item_seed % self._SLOTS, tag & 0xFFFFFFFFFFFF0000 | worker + 1
+        return self._FIRST + item_seed % self._SLOTS, tag & 0xFFFFFFFFFFFF0000 | number + 1
 
     def is_shared(self, mark: tuple[int, int]) -> bool:
         """Tell whether another worker makes the same item in the same pass; note that we do."""

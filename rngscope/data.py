@@ -15,7 +15,7 @@ from _thread import RLock
 from rngscope._errors import warn_caller
 from rngscope._open_scopes import OpenScope
 from rngscope._owners import find_generators
-from rngscope._passes import Board, Counts, fetcher_of_this_request, length_of
+from rngscope._passes import Board, Counts, fetcher_of_this_request, length_of, own_worker
 from rngscope._scope import rng_scope, seed_all
 from rngscope._seeds import check_seed, derive_seed, short_repr
 from rngscope._sources import choose
@@ -162,7 +162,7 @@ class per_item:
         self._covered: list[Any] | None = None
         self._scope_values(0)
         #: What each pass that this process takes part in has asked for.
-        self._passes: WeakKeyDictionary[Any, Counts] = WeakKeyDictionary()
+        self._passes: WeakKeyDictionary[Any, tuple[Counts, Any]] = WeakKeyDictionary()
         #: How many passes this process has taken part in.
         self._begun = 0
         #: The process that has made an item, and looked for RNG objects that are not covered.
@@ -288,12 +288,12 @@ class per_item:
         fetcher = fetcher_of_this_request()
         if fetcher is None:
             return 0, None
-        counts = self._passes.get(fetcher)
-        if counts is None:
-            length = length_of(self)
-            counts = self._passes[fetcher] = Counts(length)
+        known = self._passes.get(fetcher)
+        if known is None:
+            length, worker = length_of(self), own_worker()
+            known = self._passes[fetcher] = Counts(length), worker
             self._begun += 1
-            is_second = self._board.begin_pass(length)
+            is_second = self._board.begin_pass(length, worker)
             if is_second and self._epochs and self._board.say(_SECOND_PASS):
                 warn_caller(
                     f"a second pass over {short_repr(self)} begins, and set_epoch was not "
@@ -301,10 +301,12 @@ class per_item:
                     f"data.set_epoch(epoch) before each pass, or, if that is what you want, as "
                     f"for validation, make it with per_item(..., epochs=False)"
                 )
-        self._board.ask()
-        mark = self._board.mark(self._seed_of(key, 0), self._begun)
-        if mark is not None:
-            self._look_for_others(key, mark)
+        counts, worker = known
+        self._board.ask(worker)
+        if worker[1] < 2:
+            return counts.ask(key), None
+        mark = self._board.mark(self._seed_of(key, 0), self._begun, worker)
+        self._look_for_others(key, mark)
         return counts.ask(key), mark
 
     def _look_for_others(self, key: Any, mark: Any) -> None:

@@ -28,6 +28,7 @@ from data_sets import (
     keep,
 )
 
+import rngscope.data
 from rngscope import RNGStream, _owners, _passes, derive_seed, distributed, rng_scope
 from rngscope._owners import find_generators
 from rngscope.data import per_item, seed_worker, views
@@ -371,13 +372,12 @@ def test_to_make_an_item_in_another_worker_in_another_pass_is_nothing_to_say(
             assert len(items(batches)) == 12
 
 
-def test_it_is_noticed_whichever_worker_comes_first(monkeypatch):
+def test_it_is_noticed_whichever_worker_comes_first():
     """Both look when they begin and when they have done: one of them sees the other."""
     board = _passes.Board(0)
 
     def ask(worker, seed=99, number_of_pass=1):
-        monkeypatch.setattr(_passes, "own_worker", lambda: (worker, 2, 1234))
-        return board.mark(seed, number_of_pass)
+        return board.mark(seed, number_of_pass, (worker, 2, 1234))
 
     first, second = ask(0), ask(1)
     assert not board.is_shared(first) and not board.is_shared(first)
@@ -395,15 +395,10 @@ def test_a_worker_that_begins_while_this_one_makes_the_item_is_seen(monkeypatch,
     class Overtaken(Noise):
         def __getitem__(self, index):
             if index == 3:
-                act_as(1)
-                data._board.is_shared(data._board.mark(data.item_seed(3), 1))
-                act_as(0)
+                data._board.is_shared(data._board.mark(data.item_seed(3), 1, (1, 2, 1234)))
             return super().__getitem__(index)
 
-    def act_as(worker):
-        monkeypatch.setattr(_passes, "own_worker", lambda: (worker, 2, 1234))
-
-    act_as(0)
+    monkeypatch.setattr(rngscope.data, "own_worker", lambda: (0, 2, 1234))
     data = per_item(Overtaken(4), 42)
     with pytest.warns(RuntimeWarning, match="item 3 was asked for in two workers"):
         list(loader(data))
