@@ -4,6 +4,7 @@ Inside a scope every global random number generator is seeded; when the scope
 ends, however it ends, every one of them is bit for bit what it was before.
 """
 
+from rngscope._checkpoint import checkpoint_context_fn
 from rngscope._same_draws import same_draws
 from rngscope._scope import rng_scope, seed_all
 from rngscope._seeded import seeded
@@ -16,6 +17,7 @@ __all__ = [
     "RNGState",
     "RNGStream",
     "assert_rng_unchanged",
+    "checkpoint_context_fn",
     "derive_seed",
     "rng_scope",
     "same_draws",

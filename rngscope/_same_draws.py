@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from rngscope._errors import NeedsParentheses, find_frame, warn_caller
 from rngscope._not_covered import warn_at_end
 from rngscope._open_scopes import (

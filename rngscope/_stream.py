@@ -24,13 +24,28 @@ from rngscope._state import dump_sources, load_sources, seal, unseal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import CodeType, FrameType
     from typing import Any, Self, SupportsIndex, TypeVar
 
     from rngscope._sources import Listed
 
     Function = TypeVar("Function", bound=Callable[..., Any])
+
+    #: Where a stream stands: its position, what was loaded, and its uses that are open.
+    Place = tuple[dict[Any, Any], dict[str, Any], Sequence[Any]]
+
+#: What wants to know where a stream stands whenever one is entered: checkpointed functions
+#: that run, see ``_checkpoint``.
+recordings: list[Any] = []
+
+
+def move_to(stream: RNGStream, place: Place) -> Place:
+    """Have a stream stand elsewhere, and return where it stood."""
+    with lock:
+        before = stream._position, stream._loaded, stream._open
+        stream._position, stream._loaded, stream._open = dict(place[0]), place[1], list(place[2])
+    return before
 
 
 class RNGStream(metaclass=NeedsParentheses):
@@ -304,6 +319,9 @@ class _Use(OpenScope):
                     outer = stream._latest()
                     if outer is not None:
                         position.update(outer.stands())
+                    for recording in recordings:
+                        place = dict(position), stream._loaded, ()
+                        recording.note(stream, place, outer is not None)
                     self.seed, self.replayed = stream._template.seed, stream._loaded
                     self.start = position if position or stream._loaded else None
                     OpenScope.__enter__(self)

@@ -665,6 +665,7 @@ def test_every_public_name_is_there():
         "RNGState",
         "RNGStream",
         "assert_rng_unchanged",
+        "checkpoint_context_fn",
         "derive_seed",
         "rng_scope",
         "same_draws",

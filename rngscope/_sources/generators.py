@@ -343,6 +343,17 @@ def dump_generator(kind: str, state: Any) -> dict[str, Any]:
     return {"kind": kind, **_VERBS[kind].dump(state)}
 
 
+def generator_types() -> tuple[type, ...]:
+    """Return the types of the four kinds whose libraries are imported."""
+    found = []
+    for kind in _VERBS:
+        module, _, name = kind.rpartition(".")
+        cls = getattr(sys.modules.get(module), name, None)
+        if cls is not None:
+            found.append(cls)
+    return tuple(found)
+
+
 def kind_of(generator: object) -> str:
     """Return which of the four kinds of generator this is.
 

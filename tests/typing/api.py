@@ -15,7 +15,7 @@ from collections.abc import (
     Generator,
     Iterator,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, assert_type
 
 import torch
@@ -24,13 +24,14 @@ from rngscope import (
     RNGState,
     RNGStream,
     assert_rng_unchanged,
+    checkpoint_context_fn,
     derive_seed,
     rng_scope,
     seed_all,
     seeded,
     to_thread,
 )
-from rngscope.data import per_item
+from rngscope.data import per_item, seed_worker, views
 from rngscope.distributed import assert_in_sync
 
 # The six kinds of function ----------------------------------------------------------------
@@ -249,6 +250,37 @@ def copies() -> None:
     assert_type(copy.deepcopy(stream), RNGStream)
     assert_type(copy.copy(RNGState.capture()), RNGState)
     assert_type(copy.deepcopy(assert_rng_unchanged()), assert_rng_unchanged)
+
+
+def data_sets() -> None:
+    data = per_item([1, 2], 42, sources=["python"], devices=[], generators=[], epochs=False)
+    data = per_item([1, 2], 42, generators=lambda data: [data])
+    data.set_epoch(3)
+    assert_type(data.epoch, int)
+    assert_type(data.item_seed((3, 1)), int)
+    assert_type(len(data), int)
+    assert_type(data.state_dict(), dict[str, Any])
+    data.load_state_dict(data.state_dict())
+    numbered = views([1, 2])
+    assert_type(iter(numbered), Iterator[Any])
+    assert_type(len(numbered), int)
+    seed_worker(0, rank=1, generators=lambda data: [data])
+    init: Callable[[int], None] = functools.partial(seed_worker, generators=[])
+    init(1)
+    per_item([1, 2], "42")  # type: ignore[arg-type]
+    per_item([1, 2], 42, generators=5)  # type: ignore[arg-type]
+    views(5)  # type: ignore[arg-type]
+
+
+def checkpoints() -> None:
+    context_fn: Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
+    context_fn = checkpoint_context_fn
+    context_fn = functools.partial(checkpoint_context_fn, context_fn=context_fn, generators=[])
+    forward, recomputation = context_fn()
+    with forward, recomputation:
+        pass
+    checkpoint_context_fn(sources=5)  # type: ignore[arg-type]
+    checkpoint_context_fn(context_fn=lambda: 5)  # type: ignore[arg-type, return-value]
 
 
 def block_may_raise() -> int:

@@ -1,0 +1,174 @@
+"""``checkpoint_context_fn``: what is recomputed draws what it drew before."""
+
+from __future__ import annotations
+
+from _thread import get_ident
+
+from rngscope._errors import warn_caller
+from rngscope._scope import rng_scope
+from rngscope._sources import choose
+from rngscope._state import RNGState
+from rngscope._stream import move_to, recordings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager, ExitStack
+    from typing import Any
+
+    from rngscope._stream import Place, RNGStream
+
+    #: What a ``context_fn`` returns: one for the forward pass, one for the recomputation.
+    Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
+
+
+def checkpoint_context_fn(
+    *,
+    sources: Iterable[str] | None = None,
+    devices: Iterable[Any] | None = None,
+    generators: Iterable[Any] = (),
+    context_fn: Callable[[], Contexts] | None = None,
+) -> Contexts:
+    """Have a checkpointed function draw the same numbers when it is recomputed.
+
+    For ``torch.utils.checkpoint.checkpoint(..., use_reentrant=False,
+    context_fn=checkpoint_context_fn)``. By itself torch replays its own generators only, so
+    that what ``random`` and NumPy drew comes out differently, and the gradients are wrong. Here
+    every source is captured when the function begins and replayed, as in
+    ``rng_scope(state)``, whenever it is recomputed. A stream that the function enters goes on
+    from where it stood, too. The RNGs of whoever calls ``backward`` are untouched, and
+    ``preserve_rng_state=False`` saves torch the same work.
+
+    Give options with ``functools.partial(checkpoint_context_fn, generators=[rng])``.
+
+    A function that ``torch.compile`` traces as a whole needs none of it, because torch keeps
+    what it drew; then the contexts are those that torch itself would use.
+
+    Args:
+        sources, devices, generators: as in ``rng_scope``.
+        context_fn: another one to combine with this:
+            ``partial(create_selective_checkpoint_contexts, policy)``.
+
+    Returns:
+        The context of the forward pass and that of the recomputation.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong.
+
+    Warns:
+        RuntimeWarning: an accelerator starts within the function, which is too late; or the
+            function enters a stream that is already open around it.
+
+    Example:
+        >>> import random
+        >>> forward, recomputation = checkpoint_context_fn(sources=["python"])
+        >>> with forward:
+        ...     drawn = random.random()
+        >>> with recomputation:
+        ...     drawn == random.random()
+        True
+    """
+    if context_fn is not None and not callable(context_fn):
+        raise TypeError(
+            f"context_fn must be a function that returns two contexts, not {context_fn!r:.60}"
+        )
+    options = {
+        "sources": None if sources is None else tuple(sources),
+        "devices": None if devices is None else tuple(devices),
+        "generators": tuple(generators),
+    }
+    recording = _Recording(options)
+    if _is_traced():
+        return context_fn() if context_fn is not None else _contexts_of_torch()
+    inner = (None, None) if context_fn is None else context_fn()
+    return _Context(recording.record, inner[0]), _Context(recording.replay, inner[1])
+
+
+def _is_traced() -> bool:
+    """Tell whether torch records the function in a graph, and so takes no other contexts."""
+    import sys
+
+    checkpoint: Any = sys.modules.get("torch.utils.checkpoint")
+    is_compiling = getattr(checkpoint, "_is_compiling", None)
+    return is_compiling is not None and bool(is_compiling(None, (), {}))
+
+
+def _contexts_of_torch() -> Contexts:
+    """Return contexts that save nothing, as torch does where there is no ``context_fn``."""
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    contexts: Contexts = create_selective_checkpoint_contexts(  # type: ignore[no-untyped-call]
+        lambda *_, **__: CheckpointPolicy.PREFER_RECOMPUTE
+    )
+    return contexts
+
+
+class _Recording:
+    """Where all RNGs stood when the function began."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        # Checked now: an error must not come out of the backward pass.
+        self.chosen = choose(**options)
+        self.state: RNGState | None = None
+        self.absent: list[Any] = []
+        self.thread = 0
+        self.streams: dict[RNGStream, Place] = {}
+
+    def note(self, stream: RNGStream, place: Place, is_open: bool) -> None:
+        """Keep where a stream stood when the function entered it first."""
+        if get_ident() != self.thread or stream in self.streams:
+            return
+        self.streams[stream] = place
+        if is_open:
+            warn_caller(
+                f"{stream!r} is open around a checkpointed function, which enters it as well: "
+                f"what the function draws between may come out differently when it is recomputed; "
+                f"enter the stream only around the call of checkpoint, or only in the function"
+            )
+
+    def record(self, stack: ExitStack) -> None:
+        """Note where all RNGs stand; of streams, as they are entered until the stack ends."""
+        self.absent = [source for source in self.chosen if source.capture() is None]
+        self.state = RNGState.capture(**self.options)
+        self.thread = get_ident()
+        self.streams = {}
+        stack.callback(self.warn_of_latecomers)
+        stack.callback(recordings.remove, self)
+        recordings.append(self)
+
+    def replay(self, stack: ExitStack) -> None:
+        """Have all RNGs, and the streams that were entered, stand there until the stack ends."""
+        for stream, place in self.streams.items():
+            stack.callback(move_to, stream, move_to(stream, place))
+        stack.enter_context(rng_scope(self.state, **self.options))
+
+    def warn_of_latecomers(self) -> None:
+        for source in self.absent:
+            if source.capture() is not None:
+                warn_caller(
+                    f"{source.name!r} started within a checkpointed function, so that its "
+                    f"recomputation cannot draw the same numbers from it: start it before"
+                )
+
+
+class _Context:
+    """One of the two contexts; may be entered again, also while it is open."""
+
+    def __init__(self, begin: Callable[[ExitStack], None], inner: Any) -> None:
+        self._begin = begin
+        self._inner = inner
+        self._open: list[ExitStack] = []
+
+    def __enter__(self) -> None:
+        # Imported here because it costs as much as the whole package.
+        from contextlib import ExitStack
+
+        with ExitStack() as stack:
+            self._begin(stack)
+            if self._inner is not None:
+                stack.enter_context(self._inner)
+            self._open.append(stack.pop_all())
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._open.pop().__exit__(*error)
