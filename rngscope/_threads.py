@@ -324,8 +324,11 @@ class _Step(Claim):
         self.late = None
         super().drop()
 
-    def wait_here(self) -> Generator[Any, Any, None]:
-        """Let the event loop go on for a while, or until there is something to do."""
+    def wait_here(self, is_new: bool) -> Generator[Any, Any, None]:
+        """Let the event loop go on for a while, or until there is something to do.
+
+        What is raised meanwhile is kept for the body, unless it has not begun.
+        """
         if self.loop is None or isinstance(self.late, GeneratorExit):
             # Who closes a body does not wait for it.
             self.wait()
@@ -333,13 +336,13 @@ class _Step(Claim):
         # A thread cannot be stopped; to wait for its function takes as long as that takes.
         is_own = isinstance(self.obstacle, Loan) and self.scope in self.obstacle.scopes
         seconds = GLANCE if is_own else min(GLANCE, self.seconds_left())
-        self.rung = self.loop.create_future()
+        assert self.rung is not None
         timer = self.loop.call_later(seconds, _set, self.rung)
         try:
-            # It may have been granted just before there was anything to ring.
-            if self.until == 0.0:
-                yield from self.rung
+            yield from self.rung
         except BaseException as error:
+            if is_new:
+                raise
             self.late = error
         finally:
             timer.cancel()
@@ -369,15 +372,16 @@ def wait_in_task(scope: Any, argument: Any, is_new: bool) -> Generator[Any, Any,
                     loan = None
                 if step.take():
                     return step
+                if step.loop is not None:
+                    # Under the lock, so that it is there before there is a reason to ring.
+                    step.rung = step.loop.create_future()
             # In that very thread, or in the middle of another scope's exit, a finalizer ends it.
             is_busy = is_owned(lock)
             if loan is not None and (is_busy or loan.thread == step.thread):
                 raise RuntimeError(
                     f"{scope.what()} cannot go on within {loan.describe()}: its stream is in use"
                 )
-            yield from step.wait_here()
-            if is_new and step.late is not None:
-                raise step.late
+            yield from step.wait_here(is_new)
     except BaseException:
         step.drop()
         raise

@@ -66,13 +66,11 @@ def expect_exclusive_scopes() -> None:
 
 
 def check_exclusive(exclusive: Any) -> bool | float:
-    """Return ``exclusive`` as it was given, after checking it.
+    """Return ``exclusive``, which is not False, after checking it.
 
     Raises:
         TypeError, ValueError: it is neither a bool nor a positive number of seconds.
     """
-    if exclusive is False:
-        return False
     if exclusive is not True:
         if not isinstance(exclusive, (int, float)):
             raise TypeError(
@@ -326,10 +324,8 @@ def needed_before(scope: OpenScope, seen_to: Claim | _Overlap | None) -> Claim |
         return None
     thread = get_ident()
     if _has_exclusive_scopes and _obstacle(thread, scope.sources, scope.exclusive) is not None:
-        claim = seen_to
-        if not isinstance(claim, Claim):
-            claim = Claim(scope, scope.sources, scope.exclusive)
-            claim.task = scope.task
+        claim = Claim(scope, scope.sources, scope.exclusive)
+        claim.task = scope.task
         claim.take()
         return claim
     if _has_warned:

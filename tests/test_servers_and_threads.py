@@ -1181,6 +1181,44 @@ def test_a_loop_that_stands_still_does_not_keep_its_turn(waits, monkeypatch, unc
     assert (found, numbers) == ([alone(3, 2)], alone(2, 2))
 
 
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_step_that_came_too_late_waits_again(waiting, monkeypatch, unchanged):
+    """Its loop stood still, and an exclusive scope was entered meanwhile."""
+    monkeypatch.setattr(_threads, "RESERVED", 0.01)
+    go_on = threading.Event()
+
+    @seeded(1)
+    async def first():
+        await to_thread(go_on.wait, LONG)
+
+    @seeded(2)
+    async def step():
+        return [pull(), pull()]
+
+    loop = asyncio.new_event_loop()
+    tasks = [loop.create_task(first())]
+    loop.run_until_complete(until(is_lent))
+    tasks.append(loop.create_task(step()))
+    loop.run_until_complete(until(lambda: len(_turns.claims) == 1))
+    go_on.set()
+    wait_until(lambda: not is_lent())
+    time.sleep(0.05)
+    with open_in_a_thread(rng_scope(3, exclusive=True)):
+        if waiting:
+            # When the scope ends, it is this one's turn as well as the step's.
+            other = threading.Thread(target=rng_scope(4)(pull))
+            other.start()
+            wait_until(lambda: len(_turns.claims) == 1)
+        else:
+            loop.run_until_complete(until(lambda: len(_turns.claims) == 2))
+    _, numbers = loop.run_until_complete(asyncio.gather(*tasks))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    assert numbers == alone(2, 2)
+    if waiting:
+        other.join(LONG)
+
+
 def test_a_body_that_is_closed_while_the_function_runs_waits_for_it(unchanged):
     """Its clean-up draws from its stream, which nobody else has then."""
     go_on, log = threading.Event(), []
@@ -2142,6 +2180,28 @@ def test_a_scope_in_the_middle_of_another_ones_entry_is_not_warned(unchanged):
         with rng_scope(2, sources=[], generators=[Reentrant(1)]):
             pass
     assert found == alone(3, 1)
+
+
+def test_a_task_of_many_steps_gets_no_more_time_than_one_of_one(unchanged):
+    """Its steps overlap the scope of a thread one after the other: there is a warning."""
+    errors = []
+
+    def work():
+        try:
+            enter_a_block()
+        except RuntimeWarning as error:
+            errors.append(str(error))
+
+    @seeded(1)
+    async def body(thread):
+        thread.start()
+        while thread.is_alive():
+            time.sleep(0.005)
+            await asyncio.sleep(0)
+        return pull()
+
+    assert run(body(threading.Thread(target=work))) == alone(1, 1)[0]
+    assert errors == [] or "task 'Task-" in errors[0]
 
 
 class OfTheProcess(OpenScope):
