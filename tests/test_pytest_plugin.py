@@ -17,6 +17,10 @@ import pytest
 
 from rngscope import RNGState, derive_seed, pytest_plugin, rng_scope
 from rngscope.pytest_plugin import seed_from_pytest_randomly
+from rngscope.pytest_plugin.leaks import describe, has_moved
+from rngscope.pytest_plugin.report import node_id
+from rngscope.pytest_plugin.run import Run
+from rngscope.pytest_plugin.seeding import Stretch
 
 pytest_plugins = ["pytester"]
 # pytester takes out of sys.modules what a test has imported, and NumPy breaks when it is
@@ -694,7 +698,7 @@ def test_end():
     )
     suite.notes(*flags, passed=2)
     text = suite.result.stdout.str()
-    assert "the scope of test_it at" in text and "pytest_plugin.py" not in text
+    assert "the scope of test_it at" in text and "pytest_plugin" not in text
     assert "_open_scopes.py" not in text
 
 
@@ -922,7 +926,7 @@ def test_a_draw_is_told_from_a_new_seed_where_the_state_shows_it(name, verb, tex
             },
         )
         moved = {name: (start._sources[name], RNGState.capture()._sources[name])}
-    assert pytest_plugin._describe(moved) == f"{verb} {name!r}"
+    assert describe(moved) == f"{verb} {name!r}"
 
 
 @pytest.mark.skipif("torch" not in by_hand.NAMES, reason="needs torch")
@@ -933,7 +937,7 @@ def test_torch_keeps_the_seed_that_it_drew_from_since():
         by_hand.seed_library("torch", 5)
         draw_words("torch", 1)
         moved = {"torch": (before._sources["torch"], RNGState.capture()._sources["torch"])}
-    assert pytest_plugin._describe(moved) == "re-seeded 'torch'"
+    assert describe(moved) == "re-seeded 'torch'"
 
 
 def test_one_state_in_two_forms_has_not_moved(road):
@@ -941,10 +945,10 @@ def test_one_state_in_two_forms_has_not_moved(road):
     by_value = RNGState.from_state_dict(RNGState.capture(sources=["python"]).state_dict())
     by_memory = RNGState.capture(sources=["python"])
     states = [state._sources["python"] for state in (by_value, by_memory)]
-    assert not pytest_plugin._has_moved("python", *states)
+    assert not has_moved("python", *states)
     random.random()
     moved = RNGState.capture(sources=["python"])._sources["python"]
-    assert pytest_plugin._has_moved("python", states[0], moved)
+    assert has_moved("python", states[0], moved)
     by_memory.restore()
 
 
@@ -955,7 +959,7 @@ def test_what_an_accelerator_did_is_told_by_its_seed_and_offset():
         return {device: seed.to_bytes(8, "little") + offset.to_bytes(8, "little")}
 
     def told(before, now):
-        return pytest_plugin._describe({"cuda": (before, now)})
+        return describe({"cuda": (before, now)})
 
     assert told(state(1, 4), state(1, 256)) == "drew from 'cuda'"
     assert told(state(1, 256), state(1, 4)) == "re-seeded 'cuda'"
@@ -983,11 +987,11 @@ def test_other_bit_generators_of_numpy_are_told_apart_as_far_as_they_show():
 
     first, second = state(numpy.random.PCG64(1)), state(numpy.random.PCG64(2))
     mersenne = state(numpy.random.MT19937(1))
-    assert pytest_plugin._describe({"numpy": (first, second)}) == "moved 'numpy'"
-    assert pytest_plugin._describe({"numpy": (mersenne, first)}) == "re-seeded 'numpy'"
+    assert describe({"numpy": (first, second)}) == "moved 'numpy'"
+    assert describe({"numpy": (mersenne, first)}) == "re-seeded 'numpy'"
     mine = state(Mine(1)), state(Mine(2))
-    assert pytest_plugin._has_moved("numpy", *mine)
-    assert pytest_plugin._describe({"numpy": mine}) == "moved 'numpy'"
+    assert has_moved("numpy", *mine)
+    assert describe({"numpy": mine}) == "moved 'numpy'"
 
 
 def test_allowed_sources_are_no_leaks(suite):
@@ -1255,7 +1259,7 @@ def test_the_group_that_xdist_appends_is_no_part_of_the_name(groups, name):
     """Law: where xdist writes the group behind the node id, the seed is that of the id alone."""
     nodeid = name if not groups else "a.py::t@y"
     item = SimpleNamespace(nodeid=nodeid, get_closest_marker=lambda marker: groups)
-    assert pytest_plugin._node_id(item) == name
+    assert node_id(item) == name
 
 
 def test_without_a_seed_the_workers_of_xdist_only_watch(suite):
@@ -1546,7 +1550,7 @@ def test_the_seeder_outside_of_tests_only_seeds(monkeypatch):
     test = SimpleNamespace(streams=[], look=lambda: calls.append("look"))
     run = SimpleNamespace(test=test, running=[], at_start=None)
     monkeypatch.setattr(pytest_plugin, "_runs", [run])
-    run.was_reseeded = lambda: pytest_plugin._Run.was_reseeded(run)
+    run.was_reseeded = lambda: Run.was_reseeded(run)
     seed_from_pytest_randomly(1)
     run.test = None
     seed_from_pytest_randomly(1)
@@ -1556,5 +1560,5 @@ def test_the_seeder_outside_of_tests_only_seeds(monkeypatch):
 def test_what_never_began_ends_without_harm():
     """Law: a fixture whose streams could not be taken up has none to put aside."""
     run = SimpleNamespace(running=["another"], leaks="warn")
-    pytest_plugin._Stretch(run, "fixture").end(is_last=True)
+    Stretch(run, "fixture").end(is_last=True)
     assert run.running == ["another"]
