@@ -3,7 +3,6 @@
 Other plugins stay out unless they are what is tested.
 """
 
-import json
 import os
 import random
 import shlex
@@ -14,11 +13,12 @@ from zlib import crc32
 
 import by_hand
 import pytest
+from pytest_suite import CONFTEST, draws, summary
 
 from rngscope import RNGState, derive_seed, pytest_plugin, rng_scope
 from rngscope.pytest_plugin import seed_from_pytest_randomly
 from rngscope.pytest_plugin.leaks import describe, has_moved
-from rngscope.pytest_plugin.report import node_id
+from rngscope.pytest_plugin.names import node_id
 from rngscope.pytest_plugin.run import Run
 from rngscope.pytest_plugin.seeding import Stretch
 
@@ -26,79 +26,6 @@ pytest_plugins = ["pytester"]
 # pytester takes out of sys.modules what a test has imported, and NumPy breaks when it is
 # imported a second time.
 by_hand.load_libraries()
-
-CONFTEST = """
-import json, random
-import pytest
-
-def note(key, value=None):
-    "Write down a value, or the next number of Python's RNG."
-    with open("notes.jsonl", "a") as file:
-        file.write(json.dumps([key, random.random() if value is None else value]) + "\\n")
-
-class Reporter:
-    def pytest_runtest_logreport(self, report):
-        note("between phases", hash(random.getstate()[1]))
-
-def pytest_configure(config):
-    config.pluginmanager.register(Reporter())
-"""
-
-
-@pytest.fixture
-def suite(pytester, monkeypatch):
-    """Return an object that writes a suite, runs it and returns what it wrote down."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    pytester.makeconftest(CONFTEST)
-    pytester.makeini("[pytest]\n")
-    return Suite(pytester)
-
-
-class Suite:
-    def __init__(self, pytester):
-        self.pytester = pytester
-        self.path = pytester.path
-
-    def write(self, text, name="test_it"):
-        head = "import random\nimport pytest\nfrom conftest import note\n"
-        self.pytester.makepyfile(**{name: head + text})
-
-    def run(self, *flags, plugins=()):
-        """Run pytest with rngscope and these plugins, which are named by their entry points."""
-        chosen = [flag for name in ("rngscope", *plugins) for flag in ("-p", name)]
-        return self.pytester.runpytest_subprocess(*chosen, *flags)
-
-    def notes(self, *flags, plugins=(), **outcomes):
-        """Run, check the outcomes, and return what was written down: key -> values."""
-        path = self.path / "notes.jsonl"
-        path.unlink(missing_ok=True)
-        result = self.run(*flags, plugins=plugins)
-        result.assert_outcomes(**outcomes)
-        notes = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
-            key, value = json.loads(line)
-            notes.setdefault(key, []).append(value)
-        self.result = result
-        #: The state of Python's RNG after each phase.
-        self.between = notes.pop("between phases", [])
-        return notes
-
-
-def draws(seed, count):
-    """Return the first numbers that Python draws after this seed."""
-    generator = random.Random(seed)
-    return [generator.random() for _ in range(count)]
-
-
-def summary(result):
-    """Return the lines of the section on leaks, without the remedy at its end."""
-    lines = result.outlines
-    heads = [i for i, line in enumerate(lines) if "rngscope: global RNGs moved" in line]
-    if not heads:
-        return []
-    rest = lines[heads[0] + 1 :]
-    end = next(i for i, line in enumerate(rest) if line.startswith("Wrap the draws"))
-    return [line for line in rest[:end] if line]
 
 
 # Installed, not asked for -------------------------------------------------------------------
@@ -122,7 +49,13 @@ def test_it(pytestconfig):
     manager = pytestconfig.pluginmanager
     plugin = manager.get_plugin("rngscope")
     hooks = {caller.name for caller in manager.get_hookcallers(plugin)}
-    assert hooks == {"pytest_addoption", "pytest_configure", "pytest_collection_finish"}
+    assert hooks == {
+        "pytest_addoption",
+        "pytest_addhooks",
+        "pytest_load_initial_conftests",
+        "pytest_configure",
+        "pytest_collection_finish",
+    }
     assert not manager.has_plugin("rngscope run")
     assert not {"torch", "numpy"} & sys.modules.keys()
 """
@@ -225,7 +158,7 @@ def test_random_draws_a_seed_that_the_header_shows(suite):
     """Law: with 'random', the header is the flag that reproduces the run; runs differ."""
     suite.write(THREE)
     # To draw the seed moves no RNG of the program.
-    (suite.path / "conftest.py").write_text(CONFTEST + "\nrandom.seed(5)\n")
+    (suite.path / "conftest.py").write_text(CONFTEST + "    random.seed(5)\n")
     first = suite.notes("--rng-seed=random", passed=3)
     outer = suite.between
     flag = next(line for line in suite.result.outlines if line.startswith("rngscope:"))
@@ -837,10 +770,10 @@ def test_leaks_fail_the_test_with_error(suite):
     result.stdout.fnmatch_lines(
         [
             "*ERROR at setup of test_fixture*",
-            "test_it.py::test_fixture: fixture 'narrow': set-up: drew from 'python'",
-            "Wrap the draws in rng_scope()*rng_leaks_allow = torch",
+            "drew from 'python' in set-up of fixture 'narrow'",
+            "Wrap the draws in rng_scope()*rng_leaks_allow = python",
             "*_ test_call _*",
-            "test_it.py::test_call: call: drew from 'python'",
+            "drew from 'python' in call",
         ]
     )
 
@@ -1205,36 +1138,6 @@ def test_the_last_failed_fail_again(suite):
     suite.write("def test_a():\n    pass\n\ndef test_b():\n    note('b')\n    assert False")
     first = suite.notes("--rng-seed=7", failed=1, passed=1)
     assert suite.notes("--rng-seed=7", "--lf", failed=1)["b"] == first["b"]
-
-
-def test_reruns_repeat_the_test_exactly(suite):
-    """Law: each rerun draws what the first run drew, with the flag and with the marker; a
-    leak of each is one line.
-    """
-    pytest.importorskip("pytest_rerunfailures")
-    suite.write(
-        """
-@pytest.fixture
-def number():
-    note("a")
-    yield
-    note("a")
-
-def test_a(number):
-    note("a")
-    assert False
-
-@pytest.mark.rng_seed(42)
-def test_b():
-    note("b")
-    assert False
-"""
-    )
-    flags = ["--reruns=2", "--rng-seed=7", "--rng-leaks=warn"]
-    notes = suite.notes(*flags, plugins=["rerunfailures"], failed=2)
-    assert notes["a"] == 3 * draws(derive_seed(7, "test_it.py::test_a"), 3)
-    assert notes["b"] == 3 * draws(42, 1)
-    assert len(summary(suite.result)) == 4
 
 
 def test_workers_of_xdist_have_the_same_seed(suite):

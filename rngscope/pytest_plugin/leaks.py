@@ -1,17 +1,106 @@
-"""What a source did, as far as two of its states show it."""
+"""Who moved a global RNG: compare its states at each border, and blame who ran in between."""
 
 from __future__ import annotations
 
 import random
 import struct
+from typing import NamedTuple
 
+from rngscope._sources import SOURCES, load_what_is_lazy
 from rngscope._sources.plain import WORDS
 from rngscope._sources.torch_cpu import tensor_bytes
 from rngscope._state import RNGState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterable
+    from typing import Any, Protocol
+
+    from rngscope._open_scopes import OpenScope
+
+    class Owner(Protocol):
+        """What may be blamed: a test, a fixture, the import of a module."""
+
+        def own_scopes(self) -> list[OpenScope]:
+            """Return the scopes that it has opened and that are open now."""
+
+        def tell(self, what: str, sources: Iterable[str] = ()) -> Finding:
+            """Return the words for something that it did."""
+
+
+class Finding(NamedTuple):
+    """One thing that was found; plain enough to come back from a worker of xdist."""
+
+    #: Who, when, what: for the list at the end.
+    line: str
+    #: What, when, who: for a failure, which pytest's summary cuts off at the right.
+    text: str
+    sources: tuple[str, ...]
+
+
+class Watch:
+    """Looks at the global RNGs whenever somebody else begins to run."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self.allowed = allowed
+        #: What was found and not yet reported.
+        self.found: list[Finding] = []
+        self._owner: Owner | None = None
+        self._before: dict[str, Any] = {}
+
+    def switch(self, owner: Owner | None) -> None:
+        """Blame who ran for what has moved, and watch ``owner`` from here on."""
+        if self._owner is not None:
+            self._compare(self._owner)
+        self._owner = owner
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Take what has moved by now as what was there before."""
+        if self._owner is not None:
+            # Otherwise the first draw would go unseen.
+            load_what_is_lazy(SOURCES)
+            self._before = _states_below(self._owner.own_scopes())
+
+    def report(self, finding: Finding) -> None:
+        """Keep a finding; the same again says nothing new."""
+        if finding not in self.found:
+            self.found.append(finding)
+
+    def take_found(self) -> list[Finding]:
+        """Return what was found since this was asked last."""
+        found, self.found = self.found, []
+        return found
+
+    def _compare(self, owner: Owner) -> None:
+        before, now = self._before, _states_below(owner.own_scopes())
+        moved = {
+            name: (before[name], now[name])
+            for name in before
+            if name in now
+            and name not in self.allowed
+            and has_moved(name, before[name], now[name])
+        }
+        if moved:
+            self.report(owner.tell(describe(moved), moved))
+
+
+def _states_below(own: list[OpenScope]) -> dict[str, Any]:
+    """Return where the RNGs stand under some scopes: source name -> state."""
+    states = {}
+    for source in SOURCES:
+        state = None
+        for scope in own:
+            place = scope._place_of(source)
+            if place is not None and scope.saved is not None:
+                state = source.portable(scope.saved[place])
+                break
+        else:
+            state = source.capture()
+        if state is not None:
+            states[source.name] = state
+    return states
+
 
 #: How far a stream is followed, in blocks of 624 words.
 _REACH = 100

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from rngscope._open_scopes import OpenScope
+from rngscope._open_scopes import OpenScope, lock
 from rngscope._seeds import derive_seed
 from rngscope._sources import SOURCES
 from rngscope._state import RNGState
-from rngscope.pytest_plugin.options import NAME
-from rngscope.pytest_plugin.report import REMEDY, how_to_repeat, node_id, write_summary
-from rngscope.pytest_plugin.seeding import Stretch, parameter_of, scope_of
+from rngscope.pytest_plugin.generators import Generators
+from rngscope.pytest_plugin.imports import Imports
+from rngscope.pytest_plugin.leaks import Finding, Watch
+from rngscope.pytest_plugin.names import node_id, node_name
+from rngscope.pytest_plugin.options import NAME, Asked
+from rngscope.pytest_plugin.report import (
+    fail_collection,
+    how_to_repeat,
+    remedy,
+    with_seed,
+    write_summary,
+)
+from rngscope.pytest_plugin.seeding import (
+    Stretch,
+    count_run,
+    scope_of,
+    seed_of_fixture,
+    seed_of_test,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,38 +44,52 @@ START = pytest.StashKey[RNGState]()
 
 
 def fixtures_of(item: pytest.Item) -> Iterable[str]:
+    """Return the names of the fixtures that a test uses."""
     return getattr(item, "fixturenames", ())
 
 
 class Run:
     """One run of pytest in which tests are seeded, watched, or both."""
 
-    def __init__(
-        self, config: pytest.Config, seed: int | None, leaks: str, allowed: list[str]
-    ) -> None:
+    def __init__(self, config: pytest.Config, asked: Asked) -> None:
         self.config = config
-        self.seed = seed
-        #: "", "warn" or "error".
-        self.leaks = leaks
-        self.allowed = allowed
-        self.has_randomly = config.pluginmanager.has_plugin("randomly") and bool(
-            config.getoption("randomly_reset_seed", True)
-        )
+        self.asked = asked
+        self.seed = asked.seed
+        self.watch = Watch(asked.allowed) if asked.leaks else None
+        self.generators = Generators(asked.generators)
+        self.imports = Imports(self)
         #: The stretches that are running, the innermost last.
         self.running: list[Stretch] = []
         self.test: Stretch | None = None
-        #: What was found in this phase of the test.
-        self.found: list[str] = []
-        #: Where the streams of the test stand at the start of a phase.
-        self.at_start: RNGState | None = None
+        #: What was found outside of tests: in imports, and in collection.
+        self.found: list[Finding] = []
 
     # The run -----------------------------------------------------------------------------
 
+    @property
+    def has_randomly(self) -> bool:
+        """Tell whether pytest-randomly seeds every test."""
+        has_plugin = self.config.pluginmanager.has_plugin("randomly")
+        return has_plugin and getattr(self.config.option, "randomly_reset_seed", True)
+
     @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker of xdist the seed."""
-        if self.seed is not None:
-            node.workerinput[NAME] = str(self.seed)
+    def pytest_xdist_setupnodes(self, config: pytest.Config) -> None:
+        """Tell the workers of xdist the seed, before they import conftest files."""
+        # What a worker is told in other ways comes after that.
+        params = config.invocation_params
+        config.invocation_params = replace(params, args=with_seed(params.args, self.seed))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Hear from a worker of xdist what it has found in imports."""
+        found = getattr(node, "workeroutput", {}).get(NAME, ())
+        self.found += (Finding(*finding) for finding in found)
+
+    def pytest_sessionfinish(self) -> None:
+        if self.watch is not None:
+            self.found += self.watch.take_found()
+        if hasattr(self.config, "workeroutput"):
+            self.config.workeroutput[NAME] = [tuple(finding) for finding in self.found]
 
     def pytest_report_header(self) -> str:
         wins = " (wins over pytest-randomly)" if self.seed is not None and self.has_randomly else ""
@@ -67,24 +98,69 @@ class Run:
     def flags(self) -> str:
         """Return the flags that reproduce the run."""
         flags = [] if self.seed is None else [f"--rng-seed={self.seed}"]
-        if self.leaks:
-            flags.append(f"--rng-leaks={self.leaks}")
+        if self.asked.leaks:
+            flags.append(f"--rng-leaks={self.asked.leaks}")
         return " ".join(flags)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        write_summary(terminalreporter)
+        write_summary(terminalreporter, self.found)
+
+    def watch_who_runs(self) -> None:
+        """Look at the RNGs for the innermost of what runs now."""
+        if self.watch is not None:
+            stretch = self.running[-1] if self.running else None
+            self.watch.switch(stretch if stretch and stretch.is_watched else None)
+
+    def take_in_generators(self, complete: str = "") -> None:
+        """Have all that runs now cover the RNG objects whose modules are there by now."""
+        if complete and complete not in self.generators.waiting:
+            return
+        for source in self.generators.look(complete):
+            with lock:
+                for stretch in self.running:
+                    for stream in stretch.whole:
+                        if stream.saved is not None:
+                            stream.take_in(source)
 
     # Collection --------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_make_collect_report(
         self, collector: pytest.Collector
-    ) -> Generator[None, Result, Result]:
-        """Import each module in a stream of its own: it may draw data for its tests."""
-        if self.seed is None:
-            return (yield)
-        with OpenScope(SOURCES, derive_seed(self.seed, "collect", collector.nodeid)):
-            return (yield)
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Collect in a stream of its own: hooks and parameters may draw."""
+        name = node_name(collector)
+        stretch = Stretch(self, part := f"collection of {name or 'the session'}", part)
+        if self.seed is not None:
+            seed = derive_seed(self.seed, "collect", name)
+            stretch.add(OpenScope(SOURCES, seed, function=collector))
+        stretch.begin("")
+        try:
+            report = yield
+        finally:
+            stretch.end(is_last=True)
+        # What conftest files did fails the next file with tests: without its folder it has none.
+        if self.watch is not None and isinstance(collector, pytest.File):
+            if found := self.watch.take_found():
+                self.found += found
+                if self.asked.leaks == "error":
+                    fail_collection(report, collector, found)
+        return report
+
+    def ask_for_generators(self) -> None:
+        """Take in what plugins and conftest files want to have seeded.
+
+        Raises:
+            pytest.UsageError: it cannot be, or a name in the ini file is wrong.
+        """
+        try:
+            for objects in self.config.hook.pytest_rng_generators(config=self.config):
+                self.generators.add(objects)
+        except TypeError as error:
+            raise pytest.UsageError(f"pytest_rng_generators: {error}") from None
+        self.take_in_generators()
+        if self.generators.wrong:
+            raise pytest.UsageError(self.generators.wrong)
 
     # A test ------------------------------------------------------------------------------
 
@@ -93,14 +169,17 @@ class Run:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Result, Result]:
+        test = Stretch(self, node_id(item), item=item)
         # Also at each rerun.
-        name = node_id(item)
-        test = Stretch(self, name, item)
+        test.rerun = self.asked.rerun + count_run(item)
+        self.take_in_generators()
+        if self.generators.wrong:
+            pytest.fail(self.generators.wrong, pytrace=False)
         if self.seed is not None:
-            test.streams.append(OpenScope(SOURCES, derive_seed(self.seed, name)))
+            test.add(OpenScope(SOURCES, seed_of_test(self.seed, item, test.rerun)))
         marker = item.get_closest_marker("rng_seed")
         if marker is not None:
-            test.streams.append(scope_of(marker))
+            test.add(scope_of(marker), is_whole=marker.kwargs.get("sources") is None)
         for stream in test.streams:
             # Named in warnings: nobody opened it in a line of the program.
             stream.function = getattr(item, "function", item)
@@ -140,14 +219,20 @@ class Run:
 
     def phase(self, test: Stretch) -> Generator[None, Result, Result]:
         """Run a phase that has begun, and fail the test for what it moved."""
-        self.at_start = RNGState.capture() if self.has_randomly and test.streams else None
+        # pytest-randomly would seed anew, in hooks that run inside of this.
+        is_held = bool(test.streams) and self.has_randomly
+        if is_held:
+            self.config.option.randomly_reset_seed = False
         self.keep_start()
         try:
             result = yield
         finally:
+            if is_held:
+                self.config.option.randomly_reset_seed = True
             test.end(is_last=test.phase == "tear-down")
-        if self.found and self.leaks == "error":
-            pytest.fail("\n".join([*self.found, REMEDY]), pytrace=False)
+        if self.watch is not None and self.watch.found and self.asked.leaks == "error":
+            found = self.watch.found
+            pytest.fail("\n".join([*(f.text for f in found), *remedy(found)]), pytrace=False)
         return result
 
     def keep_start(self) -> None:
@@ -157,13 +242,10 @@ class Run:
             test.item.stash[START] = RNGState.capture()
 
     def was_reseeded(self) -> None:
-        """Put right what pytest-randomly did at the start of a phase."""
-        if self.test is None or self.running[-1:] != [self.test]:
-            return
-        if self.at_start is not None:
-            self.at_start.restore()
-        else:
-            self.test.look()
+        """Take what pytest-randomly did at the start of a phase as no doing of the test."""
+        if self.test is not None and self.running[-1:] == [self.test] and not self.test.streams:
+            if self.watch is not None:
+                self.watch.look_again()
             self.keep_start()
 
     @pytest.hookimpl(wrapper=True)
@@ -171,11 +253,13 @@ class Run:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if report.failed and self.test is not None and self.test.streams:
-            report.sections.append(("rngscope", how_to_repeat(self, item, self.test)))
-        if self.found:
+        test = self.test
+        if report.failed and test is not None:
+            if test.streams or "rng_seed" in fixtures_of(item):
+                report.sections.append(("rngscope", how_to_repeat(self, item, test)))
+        if self.watch is not None and (found := self.watch.take_found()):
             # An attribute of the report also comes back from a worker of xdist.
-            report.rng_leaks, self.found = self.found, []  # type: ignore[attr-defined]
+            report.rng_leaks = [tuple(f) for f in found]  # type: ignore[attr-defined]
         if call.when == "teardown":
             self.test = None
         return report
@@ -205,14 +289,14 @@ class Run:
         # Not the scope of fixturedef: parametrize() may have given it another one.
         name, scope = fixturedef.argname, request.scope
         if scope == "function":
-            if not self.leaks or self.test is None:
+            if self.watch is None or self.test is None:
                 return None
-            return Stretch(self, f"{self.test.owner}: fixture {name!r}", part_of=self.test)
+            part = f"fixture {name!r}"
+            return Stretch(self, f"{self.test.owner}: {part}", part, part_of=self.test)
         where = request.node.nodeid or "the session"
-        stretch = Stretch(self, f"{scope} fixture {name!r} of {where}")
+        part = f"{scope} fixture {name!r} of {where}"
+        stretch = Stretch(self, part, part, is_wide=True)
         if self.seed is not None:
-            base = getattr(fixturedef, "baseid", "")
-            path = ("fixture", request.node.nodeid, base, name, *parameter_of(request))
-            seed = derive_seed(self.seed, *path)
-            stretch.streams.append(OpenScope(SOURCES, seed, function=fixturedef))
+            seed = seed_of_fixture(self.seed, fixturedef, request)
+            stretch.add(OpenScope(SOURCES, seed, function=fixturedef))
         return stretch

@@ -1,17 +1,19 @@
-"""What runs in streams of its own: a test, or a fixture of a wider scope."""
+"""What runs in streams of its own: a test, a fixture of a wider scope, an import."""
 
 from __future__ import annotations
 
 import warnings
 from _thread import get_ident
+from functools import partial
 
 import pytest
 
 from rngscope._errors import raise_together
 from rngscope._open_scopes import OpenScope, scopes
 from rngscope._scope import rng_scope
-from rngscope._sources import SOURCES, load_what_is_lazy
-from rngscope.pytest_plugin.leaks import describe, has_moved
+from rngscope._seeds import derive_seed
+from rngscope.pytest_plugin.leaks import Finding
+from rngscope.pytest_plugin.names import base_name, node_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,92 +22,137 @@ if TYPE_CHECKING:
 
     from rngscope.pytest_plugin.run import Run
 
+_RUNS = pytest.StashKey[int]()
 #: Types whose ``repr`` is the same in every process.
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
 
 class Stretch:
-    """What runs, with breaks, in streams of its own: a test, or a fixture of a wider scope.
+    """What runs, with breaks, in streams of its own.
 
-    The fixtures of one test are stretches as well while leaks are looked for, only to be
-    named.
+    That is a test, a fixture of a wider scope, or the import of a module. The fixtures of
+    one test are stretches as well while leaks are looked for, only to be named.
+
+    Args:
+        run: the run that it belongs to.
+        owner: what to call it in the list of leaks.
+        part: what to call it in the failure of a test; "" for the test itself.
+        item: the test, if it is one.
+        part_of: the stretch whose scopes it shares.
+        is_wide: whether the streams of the test around it are not for it.
     """
 
     def __init__(
         self,
         run: Run,
         owner: str,
+        part: str = "",
+        *,
         item: pytest.Item | None = None,
         part_of: Stretch | None = None,
+        is_wide: bool = False,
     ) -> None:
         self.run = run
         self.owner = owner
+        self.part = part
         self.item = item
         self.part_of = part_of
-        self.is_wide = item is None and part_of is None
+        self.is_wide = is_wide
+        #: Whether it may be blamed for what it moves.
+        self.is_watched = True
+        #: How often the test has run before.
+        self.rerun = 0
+        #: The outermost first.
         self.streams: list[OpenScope] = []
+        #: Those among them that cover the generators of the run as well.
+        self.whole: list[OpenScope] = []
         self.phase = ""
         #: Without streams: the scopes that were open before. Others are its own.
         self.base: list[OpenScope] | None = None
-        self.states: dict[str, Any] = {}
-        #: Streams of the test around a fixture, which are put aside for it.
-        self.aside: list[OpenScope] = []
+        #: The test around a fixture, whose streams are put aside for it.
+        self.around: Stretch | None = None
 
     @property
     def seed(self) -> int | None:
         return self.streams[-1].seed if self.streams else None
 
+    def add(self, stream: OpenScope, is_whole: bool = True) -> None:
+        """Have it run in one more stream, inside of those that it has."""
+        self.streams.append(stream)
+        if is_whole:
+            self.whole.append(stream)
+
+    def tell(self, what: str, sources: Iterable[str] = ()) -> Finding:
+        """Return the words for something that was done here."""
+        line = ": ".join(filter(None, (self.owner, self.phase, what)))
+        where = " of ".join(filter(None, (self.phase, self.part)))
+        return Finding(line, f"{what} in {where}", tuple(sources))
+
     def begin(self, phase: str) -> None:
         """Take up the streams."""
         self.phase = phase
-        running = self.run.running
-        if running:
-            running[-1].compare()
+        with self.run.imports.unheard:
+            self._begin()
+
+    def end(self, is_last: bool = False) -> None:
+        """Put the streams aside, or leave them for good."""
+        # Otherwise its beginning failed.
+        if self.run.running[-1:] == [self]:
+            with self.run.imports.unheard:
+                self._end(is_last)
+
+    def _begin(self) -> None:
+        run = self.run
+        if run.watch is not None:
+            run.watch.switch(None)
+        if self.is_wide and run.running and not self.streams:
             self.put_test_aside()
         try:
             for stream in self.streams:
-                stream.take_up()
+                self.take_up(stream)
         except BaseException:
             _each(s.put_aside for s in self.streams[::-1] if s.saved is not None)
             raise
         if not self.streams and self.base is None:
             self.base = scopes[:]
-        running.append(self)
-        if self.run.leaks:
-            self.look()
+        run.running.append(self)
+        run.watch_who_runs()
+
+    def take_up(self, stream: OpenScope) -> None:
+        """Take up one stream, over the generators too that are there by now."""
+        if self.run.generators.sources and stream in self.whole:
+            self.run.generators.join(stream)
+        stream.take_up()
 
     def put_test_aside(self) -> None:
-        """Leave the streams of the test around a fixture, if this has none of its own.
+        """Leave the streams of the test around a fixture that has none of its own.
 
         The seed in the marker of one test is not for the fixtures of others.
         """
-        if self.is_wide and not self.streams:
-            around = next(s for s in self.run.running[::-1] if s.part_of is None)
-            self.aside = [] if around.is_wide else around.streams
-            _each(stream.put_aside for stream in self.aside[::-1])
+        around = next(s for s in self.run.running[::-1] if s.part_of is None)
+        if not around.is_wide:
+            self.around = around
+            _each(stream.put_aside for stream in around.streams[::-1])
 
-    def end(self, is_last: bool = False) -> None:
-        """Put the streams aside, or leave them for good."""
-        running = self.run.running
-        if running[-1:] != [self]:
-            # Its beginning failed.
-            return
+    def _end(self, is_last: bool) -> None:
+        running, watch = self.run.running, self.run.watch
         running.pop()
         try:
-            if self.run.leaks:
-                self.compare()
+            if watch is not None:
+                watch.switch(None)
             if is_last and (self.item or self.streams):
                 self.leave_what_is_open()
         finally:
             _each((s.leave if is_last else s.put_aside) for s in self.streams[::-1])
             still_open = self.own_scopes() if self.is_wide and not self.streams else []
-            aside, self.aside = self.aside, []
-            _each(stream.take_up for stream in aside)
+            around, self.around = self.around, None
+            if around is not None:
+                _each(partial(around.take_up, stream) for stream in around.streams)
         if running:
             outer = running[-1].part_of or running[-1]
             if outer.base is not None:
                 outer.base += still_open
-            running[-1].look()
+            self.run.watch_who_runs()
 
     def own_scopes(self) -> list[OpenScope]:
         """Return the scopes that this stretch has opened and that are open now."""
@@ -125,53 +172,12 @@ class Stretch:
         own = self.own_scopes()
         _each(scope.leave for scope in reversed(own))
         for scope in own:
-            message = f"{self.owner}: never left {scope.describe()}"
-            if self.run.leaks:
-                self.run.found.append(message)
+            what = f"never left {scope.describe()}"
+            line = f"{self.owner}: {what}"
+            if self.run.watch is not None:
+                self.run.watch.report(Finding(line, what, ()))
             else:
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-    # Looking for leaks -------------------------------------------------------------------
-
-    def look(self) -> None:
-        """Remember where the RNGs stand under the scopes of this stretch."""
-        if not self.run.leaks:
-            return
-        # Otherwise the first draw would go unseen.
-        load_what_is_lazy(SOURCES)
-        self.states = self.find_states()
-
-    def compare(self) -> None:
-        """Report the RNGs that have moved since."""
-        if not self.run.leaks:
-            return
-        before, now = self.states, self.find_states()
-        moved = [
-            name
-            for name in before
-            if name in now
-            and name not in self.run.allowed
-            and has_moved(name, before[name], now[name])
-        ]
-        if moved:
-            how = describe({name: (before[name], now[name]) for name in moved})
-            self.run.found.append(f"{self.owner}: {self.phase}: {how}")
-
-    def find_states(self) -> dict[str, Any]:
-        own = self.own_scopes()
-        states = {}
-        for source in SOURCES:
-            state = None
-            for scope in own:
-                place = scope._place_of(source)
-                if place is not None and scope.saved is not None:
-                    state = source.portable(scope.saved[place])
-                    break
-            else:
-                state = source.capture()
-            if state is not None:
-                states[source.name] = state
-        return states
+                warnings.warn(line, RuntimeWarning, stacklevel=2)
 
 
 def _each(actions: Iterable[Callable[[], object]]) -> None:
@@ -186,6 +192,7 @@ def _each(actions: Iterable[Callable[[], object]]) -> None:
 
 
 def scope_of(marker: pytest.Mark) -> rng_scope:
+    """Return the scope that a marker describes, or fail the test for what is wrong with it."""
     if not marker.args and "seed" not in marker.kwargs:
         pytest.fail("rng_seed needs a seed: write @pytest.mark.rng_seed(42)", pytrace=False)
     try:
@@ -195,9 +202,50 @@ def scope_of(marker: pytest.Mark) -> rng_scope:
     pytest.fail(message, pytrace=False)
 
 
-def parameter_of(request: pytest.FixtureRequest) -> tuple[str | int, ...]:
+def seed_of_test(seed: int, item: pytest.Item, rerun: int) -> int:
+    """Return the seed of a test, or of one of its reruns."""
+    name = node_name(item)
+    return derive_seed(seed, name, "rerun", rerun) if rerun else derive_seed(seed, name)
+
+
+def seed_of_fixture(
+    seed: int, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> int:
+    """Return the seed of a fixture of a wider scope, by its place and its parameter."""
+    base = base_name(fixturedef, request.config.rootpath)
+    path = ("fixture", node_name(request.node), base, fixturedef.argname)
+    return derive_seed(seed, *path, *_parameter_of(request))
+
+
+def _parameter_of(request: pytest.FixtureRequest) -> tuple[str | int, ...]:
     if not hasattr(request, "param"):
         return ()
     # The position says less: tests may list the same values in another order.
     param = request.param
     return (repr(param) if type(param) in _PLAIN else getattr(request, "param_index", 0),)
+
+
+def count_run(item: pytest.Item) -> int:
+    """Count one more run of a test; return how many there were before.
+
+    Whoever has it run again: pytest-rerunfailures, flaky and others have their own ways.
+    """
+    item.stash[_RUNS] = count = item.stash.get(_RUNS, 0) + 1
+    # After a crash, pytest-rerunfailures goes on counting in another worker of xdist.
+    return max(count, getattr(item, "execution_count", 1)) - 1
+
+
+def fixture_value(item: pytest.Item, test: Stretch | None) -> int:
+    """Return what the fixture ``rng_seed`` gives a test.
+
+    Args:
+        item: the test.
+        test: what it runs in; None where it has asked so late that nothing of this works.
+    """
+    seeds = [s.seed for s in test.streams if s.seed is not None] if test is not None else []
+    if seeds:
+        seed = seeds[-1]
+    else:
+        seed = seed_of_test(0, item, test.rerun if test is not None else 0)
+    # Not its low bits: with those torch draws on the CPU what the test itself draws.
+    return seed if seed < 2**32 else derive_seed(seed, "rng_seed") % 2**32
