@@ -120,10 +120,13 @@ class Generators:
             for part in attribute.split("."):
                 thing = getattr(thing, part)
             return self._take(NamedGenerator(thing, where))
-        except (AttributeError, TypeError) as error:
-            if must_be:
-                self.wrong = self.wrong or f"rng_generators: {where}: {error}"
-            return []
+        except AttributeError:
+            error = f"module {name!r} has no {attribute}"
+        except TypeError as refusal:
+            error = str(refusal)
+        if must_be:
+            self.wrong = self.wrong or f"rng_generators: {where}: {error}"
+        return []
 
     def _take(self, source: Any) -> list[Any]:
         if any(source.identity == other.identity for other in self.sources):

@@ -103,9 +103,9 @@ class Imports:
             try:
                 exec_module(loader, module)
             finally:
-                if self.run.watch is not None:
-                    place = self.place_of(module)
-                    stretch.owner = stretch.part = f"import of {place}"
+                if self.run.watch is not None or stretch.own_scopes():
+                    # Only where something is to be told, or may be.
+                    stretch.owner = stretch.part = f"import of {self.place_of(module)}"
                 stretch.end(is_last=True)
         self.run.take_in_generators(module.__name__)
 

@@ -8,10 +8,12 @@ the path from the project that the file belongs to. In most projects that is the
 from __future__ import annotations
 
 from functools import lru_cache
+from inspect import unwrap
+from os.path import isabs
+from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Any
 
     import pytest
@@ -65,11 +67,14 @@ def node_name(node: Any) -> str:
     return path_name(node.path) + colons + rest
 
 
-def base_name(fixturedef: pytest.FixtureDef[Any], root: Path) -> str:
-    """Return the name of what a fixture is defined in; "" for a plugin."""
-    # The name of the mark changed in pytest 9.2.
-    fields = vars(fixturedef)
-    if not fields.get("_has_location", fields.get("has_location", True)):
-        return ""
-    path, colons, rest = str(fields.get("baseid", "")).partition("::")
-    return path_name(root / path) + colons + rest
+def definition_name(fixturedef: pytest.FixtureDef[Any]) -> str:
+    """Return the name of the file, and of the class, that a fixture is defined in.
+
+    Its ``baseid`` does not tell a plugin from a conftest file in the root folder, and for a
+    conftest file above that folder it is wrong.
+    """
+    path, colons, rest = str(getattr(fixturedef, "baseid", "")).partition("::")
+    function = unwrap(fixturedef.func)
+    function = getattr(function, "func", function)
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
+    return (path_name(Path(file)) if isabs(file) else path) + colons + rest

@@ -13,7 +13,7 @@ from rngscope._open_scopes import OpenScope, scopes
 from rngscope._scope import rng_scope
 from rngscope._seeds import derive_seed
 from rngscope.pytest_plugin.leaks import Finding
-from rngscope.pytest_plugin.names import base_name, node_name
+from rngscope.pytest_plugin.names import definition_name, node_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class Stretch:
         self.phase = ""
         #: Without streams: the scopes that were open before. Others are its own.
         self.base: list[OpenScope] | None = None
+        #: The scopes that were open when the phase began.
+        self.before: list[OpenScope] = []
         #: The test around a fixture, whose streams are put aside for it.
         self.around: Stretch | None = None
 
@@ -113,6 +115,7 @@ class Stretch:
         except BaseException:
             _each(s.put_aside for s in self.streams[::-1] if s.saved is not None)
             raise
+        self.before = scopes[:]
         if not self.streams and self.base is None:
             self.base = scopes[:]
         run.running.append(self)
@@ -144,7 +147,10 @@ class Stretch:
                 self.leave_what_is_open()
         finally:
             _each((s.leave if is_last else s.put_aside) for s in self.streams[::-1])
-            still_open = self.own_scopes() if self.is_wide and not self.streams else []
+            still_open: list[OpenScope] = []
+            if self.is_wide and not self.streams:
+                # Those of this phase: what a test has opened before its tear-down is the test's.
+                still_open = [scope for scope in self.own_scopes() if scope not in self.before]
             around, self.around = self.around, None
             if around is not None:
                 _each(partial(around.take_up, stream) for stream in around.streams)
@@ -212,9 +218,8 @@ def seed_of_fixture(
     seed: int, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> int:
     """Return the seed of a fixture of a wider scope, by its place and its parameter."""
-    base = base_name(fixturedef, request.config.rootpath)
-    path = ("fixture", node_name(request.node), base, fixturedef.argname)
-    return derive_seed(seed, *path, *_parameter_of(request))
+    where = node_name(request.node), definition_name(fixturedef)
+    return derive_seed(seed, "fixture", *where, fixturedef.argname, *_parameter_of(request))
 
 
 def _parameter_of(request: pytest.FixtureRequest) -> tuple[str | int, ...]:
