@@ -205,6 +205,13 @@ class OpenScope:
             else:
                 source.restore(state)
 
+    def take_in(self, source: Source) -> None:
+        """Cover one more source while the scope is open, as if it had been there at entry."""
+        assert self.saved is not None
+        self.saved.append(source.save())
+        self.covered = (*self.covered, source)
+        self._begin(source)
+
     def _begin(self, source: Source) -> None:
         """Give one source the state that the stream begins with."""
         if self.replayed is not None and source.name in self.replayed:
@@ -493,9 +500,7 @@ def take_up_what_appeared(library: str) -> None:
                     continue
                 try:
                     if source.is_present() and scope._place_of(source) is None:
-                        scope.saved.append(source.save())
-                        scope.covered = (*scope.covered, source)
-                        scope._begin(source)
+                        scope.take_in(source)
                 except Exception as error:
                     # To raise here would break the program's import.
                     message = f"{source.name} could not be seeded when it appeared: {error}"

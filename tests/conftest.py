@@ -5,9 +5,19 @@ import sys
 import pytest
 from by_hand import cache_gaussians, load_libraries
 from by_hand import public_states as read_states
+from pytest_suite import CONFTEST, Suite
 
 from rngscope import _late_import, _open_scopes, _turns
 from rngscope._sources import SOURCES, memory
+
+
+@pytest.fixture
+def suite(pytester, monkeypatch):
+    """Return an object that writes a suite, runs it and returns what it wrote down."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makeconftest(CONFTEST)
+    pytester.makeini("[pytest]\n")
+    return Suite(pytester)
 
 
 @pytest.fixture(params=["fast", "public"])

@@ -15,7 +15,7 @@ from hypothesis import find, given, settings, strategies  # noqa: E402
 
 from rngscope import RNGState, hypothesis_plugin, rng_scope  # noqa: E402
 from rngscope.hypothesis_plugin import _TORCH, rng_states, seeds  # noqa: E402
-from rngscope.pytest_plugin import _mersenne  # noqa: E402
+from rngscope.pytest_plugin.leaks import mersenne_of  # noqa: E402
 
 needs_torch = pytest.mark.skipif("torch" not in by_hand.NAMES, reason="needs torch")
 by_hand.load_libraries()
@@ -281,7 +281,7 @@ def draw_gaussian(name):
 
 def mersenne(state, name):
     """Return the words and the position."""
-    return _mersenne(name, state._sources[name])[1:]
+    return mersenne_of(name, state._sources[name])[1:]
 
 
 @pytest.mark.parametrize("name", by_hand.NAMES)

@@ -3,7 +3,6 @@
 Other plugins stay out unless they are what is tested.
 """
 
-import json
 import os
 import random
 import shlex
@@ -14,87 +13,19 @@ from zlib import crc32
 
 import by_hand
 import pytest
+from pytest_suite import CONFTEST, draws, summary
 
 from rngscope import RNGState, derive_seed, pytest_plugin, rng_scope
 from rngscope.pytest_plugin import seed_from_pytest_randomly
+from rngscope.pytest_plugin.leaks import describe, has_moved
+from rngscope.pytest_plugin.names import node_id
+from rngscope.pytest_plugin.run import Run
+from rngscope.pytest_plugin.seeding import Stretch
 
 pytest_plugins = ["pytester"]
 # pytester takes out of sys.modules what a test has imported, and NumPy breaks when it is
 # imported a second time.
 by_hand.load_libraries()
-
-CONFTEST = """
-import json, random
-import pytest
-
-def note(key, value=None):
-    "Write down a value, or the next number of Python's RNG."
-    with open("notes.jsonl", "a") as file:
-        file.write(json.dumps([key, random.random() if value is None else value]) + "\\n")
-
-class Reporter:
-    def pytest_runtest_logreport(self, report):
-        note("between phases", hash(random.getstate()[1]))
-
-def pytest_configure(config):
-    config.pluginmanager.register(Reporter())
-"""
-
-
-@pytest.fixture
-def suite(pytester, monkeypatch):
-    """Return an object that writes a suite, runs it and returns what it wrote down."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    pytester.makeconftest(CONFTEST)
-    pytester.makeini("[pytest]\n")
-    return Suite(pytester)
-
-
-class Suite:
-    def __init__(self, pytester):
-        self.pytester = pytester
-        self.path = pytester.path
-
-    def write(self, text, name="test_it"):
-        head = "import random\nimport pytest\nfrom conftest import note\n"
-        self.pytester.makepyfile(**{name: head + text})
-
-    def run(self, *flags, plugins=()):
-        """Run pytest with rngscope and these plugins, which are named by their entry points."""
-        chosen = [flag for name in ("rngscope", *plugins) for flag in ("-p", name)]
-        return self.pytester.runpytest_subprocess(*chosen, *flags)
-
-    def notes(self, *flags, plugins=(), **outcomes):
-        """Run, check the outcomes, and return what was written down: key -> values."""
-        path = self.path / "notes.jsonl"
-        path.unlink(missing_ok=True)
-        result = self.run(*flags, plugins=plugins)
-        result.assert_outcomes(**outcomes)
-        notes = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
-            key, value = json.loads(line)
-            notes.setdefault(key, []).append(value)
-        self.result = result
-        #: The state of Python's RNG after each phase.
-        self.between = notes.pop("between phases", [])
-        return notes
-
-
-def draws(seed, count):
-    """Return the first numbers that Python draws after this seed."""
-    generator = random.Random(seed)
-    return [generator.random() for _ in range(count)]
-
-
-def summary(result):
-    """Return the lines of the section on leaks, without the remedy at its end."""
-    lines = result.outlines
-    heads = [i for i, line in enumerate(lines) if "rngscope: global RNGs moved" in line]
-    if not heads:
-        return []
-    rest = lines[heads[0] + 1 :]
-    end = next(i for i, line in enumerate(rest) if line.startswith("Wrap the draws"))
-    return [line for line in rest[:end] if line]
 
 
 # Installed, not asked for -------------------------------------------------------------------
@@ -118,7 +49,13 @@ def test_it(pytestconfig):
     manager = pytestconfig.pluginmanager
     plugin = manager.get_plugin("rngscope")
     hooks = {caller.name for caller in manager.get_hookcallers(plugin)}
-    assert hooks == {"pytest_addoption", "pytest_configure", "pytest_collection_finish"}
+    assert hooks == {
+        "pytest_addoption",
+        "pytest_addhooks",
+        "pytest_load_initial_conftests",
+        "pytest_configure",
+        "pytest_collection_finish",
+    }
     assert not manager.has_plugin("rngscope run")
     assert not {"torch", "numpy"} & sys.modules.keys()
 """
@@ -221,7 +158,7 @@ def test_random_draws_a_seed_that_the_header_shows(suite):
     """Law: with 'random', the header is the flag that reproduces the run; runs differ."""
     suite.write(THREE)
     # To draw the seed moves no RNG of the program.
-    (suite.path / "conftest.py").write_text(CONFTEST + "\nrandom.seed(5)\n")
+    (suite.path / "conftest.py").write_text(CONFTEST + "    random.seed(5)\n")
     first = suite.notes("--rng-seed=random", passed=3)
     outer = suite.between
     flag = next(line for line in suite.result.outlines if line.startswith("rngscope:"))
@@ -694,7 +631,7 @@ def test_end():
     )
     suite.notes(*flags, passed=2)
     text = suite.result.stdout.str()
-    assert "the scope of test_it at" in text and "pytest_plugin.py" not in text
+    assert "the scope of test_it at" in text and "pytest_plugin" not in text
     assert "_open_scopes.py" not in text
 
 
@@ -833,10 +770,10 @@ def test_leaks_fail_the_test_with_error(suite):
     result.stdout.fnmatch_lines(
         [
             "*ERROR at setup of test_fixture*",
-            "test_it.py::test_fixture: fixture 'narrow': set-up: drew from 'python'",
-            "Wrap the draws in rng_scope()*rng_leaks_allow = torch",
+            "drew from 'python' in set-up of fixture 'narrow'",
+            "Wrap the draws in rng_scope()*rng_leaks_allow = python",
             "*_ test_call _*",
-            "test_it.py::test_call: call: drew from 'python'",
+            "drew from 'python' in call",
         ]
     )
 
@@ -922,7 +859,7 @@ def test_a_draw_is_told_from_a_new_seed_where_the_state_shows_it(name, verb, tex
             },
         )
         moved = {name: (start._sources[name], RNGState.capture()._sources[name])}
-    assert pytest_plugin._describe(moved) == f"{verb} {name!r}"
+    assert describe(moved) == f"{verb} {name!r}"
 
 
 @pytest.mark.skipif("torch" not in by_hand.NAMES, reason="needs torch")
@@ -933,7 +870,7 @@ def test_torch_keeps_the_seed_that_it_drew_from_since():
         by_hand.seed_library("torch", 5)
         draw_words("torch", 1)
         moved = {"torch": (before._sources["torch"], RNGState.capture()._sources["torch"])}
-    assert pytest_plugin._describe(moved) == "re-seeded 'torch'"
+    assert describe(moved) == "re-seeded 'torch'"
 
 
 def test_one_state_in_two_forms_has_not_moved(road):
@@ -941,10 +878,10 @@ def test_one_state_in_two_forms_has_not_moved(road):
     by_value = RNGState.from_state_dict(RNGState.capture(sources=["python"]).state_dict())
     by_memory = RNGState.capture(sources=["python"])
     states = [state._sources["python"] for state in (by_value, by_memory)]
-    assert not pytest_plugin._has_moved("python", *states)
+    assert not has_moved("python", *states)
     random.random()
     moved = RNGState.capture(sources=["python"])._sources["python"]
-    assert pytest_plugin._has_moved("python", states[0], moved)
+    assert has_moved("python", states[0], moved)
     by_memory.restore()
 
 
@@ -955,7 +892,7 @@ def test_what_an_accelerator_did_is_told_by_its_seed_and_offset():
         return {device: seed.to_bytes(8, "little") + offset.to_bytes(8, "little")}
 
     def told(before, now):
-        return pytest_plugin._describe({"cuda": (before, now)})
+        return describe({"cuda": (before, now)})
 
     assert told(state(1, 4), state(1, 256)) == "drew from 'cuda'"
     assert told(state(1, 256), state(1, 4)) == "re-seeded 'cuda'"
@@ -983,11 +920,11 @@ def test_other_bit_generators_of_numpy_are_told_apart_as_far_as_they_show():
 
     first, second = state(numpy.random.PCG64(1)), state(numpy.random.PCG64(2))
     mersenne = state(numpy.random.MT19937(1))
-    assert pytest_plugin._describe({"numpy": (first, second)}) == "moved 'numpy'"
-    assert pytest_plugin._describe({"numpy": (mersenne, first)}) == "re-seeded 'numpy'"
+    assert describe({"numpy": (first, second)}) == "moved 'numpy'"
+    assert describe({"numpy": (mersenne, first)}) == "re-seeded 'numpy'"
     mine = state(Mine(1)), state(Mine(2))
-    assert pytest_plugin._has_moved("numpy", *mine)
-    assert pytest_plugin._describe({"numpy": mine}) == "moved 'numpy'"
+    assert has_moved("numpy", *mine)
+    assert describe({"numpy": mine}) == "moved 'numpy'"
 
 
 def test_allowed_sources_are_no_leaks(suite):
@@ -1203,36 +1140,6 @@ def test_the_last_failed_fail_again(suite):
     assert suite.notes("--rng-seed=7", "--lf", failed=1)["b"] == first["b"]
 
 
-def test_reruns_repeat_the_test_exactly(suite):
-    """Law: each rerun draws what the first run drew, with the flag and with the marker; a
-    leak of each is one line.
-    """
-    pytest.importorskip("pytest_rerunfailures")
-    suite.write(
-        """
-@pytest.fixture
-def number():
-    note("a")
-    yield
-    note("a")
-
-def test_a(number):
-    note("a")
-    assert False
-
-@pytest.mark.rng_seed(42)
-def test_b():
-    note("b")
-    assert False
-"""
-    )
-    flags = ["--reruns=2", "--rng-seed=7", "--rng-leaks=warn"]
-    notes = suite.notes(*flags, plugins=["rerunfailures"], failed=2)
-    assert notes["a"] == 3 * draws(derive_seed(7, "test_it.py::test_a"), 3)
-    assert notes["b"] == 3 * draws(42, 1)
-    assert len(summary(suite.result)) == 4
-
-
 def test_workers_of_xdist_have_the_same_seed(suite):
     """Law: with -n 2 the header, the draws and the summary are those of one process."""
     pytest.importorskip("xdist")
@@ -1255,7 +1162,7 @@ def test_the_group_that_xdist_appends_is_no_part_of_the_name(groups, name):
     """Law: where xdist writes the group behind the node id, the seed is that of the id alone."""
     nodeid = name if not groups else "a.py::t@y"
     item = SimpleNamespace(nodeid=nodeid, get_closest_marker=lambda marker: groups)
-    assert pytest_plugin._node_id(item) == name
+    assert node_id(item) == name
 
 
 def test_without_a_seed_the_workers_of_xdist_only_watch(suite):
@@ -1546,7 +1453,7 @@ def test_the_seeder_outside_of_tests_only_seeds(monkeypatch):
     test = SimpleNamespace(streams=[], look=lambda: calls.append("look"))
     run = SimpleNamespace(test=test, running=[], at_start=None)
     monkeypatch.setattr(pytest_plugin, "_runs", [run])
-    run.was_reseeded = lambda: pytest_plugin._Run.was_reseeded(run)
+    run.was_reseeded = lambda: Run.was_reseeded(run)
     seed_from_pytest_randomly(1)
     run.test = None
     seed_from_pytest_randomly(1)
@@ -1556,5 +1463,5 @@ def test_the_seeder_outside_of_tests_only_seeds(monkeypatch):
 def test_what_never_began_ends_without_harm():
     """Law: a fixture whose streams could not be taken up has none to put aside."""
     run = SimpleNamespace(running=["another"], leaks="warn")
-    pytest_plugin._Stretch(run, "fixture").end(is_last=True)
+    Stretch(run, "fixture").end(is_last=True)
     assert run.running == ["another"]

@@ -1,0 +1,135 @@
+"""RNG objects of other modules that are seeded for each test, once their module is there."""
+
+from __future__ import annotations
+
+import sys
+
+from rngscope._seeds import source_seed
+from rngscope._sources.generators import GeneratorSource
+from rngscope._sources.imported import imported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from rngscope._open_scopes import OpenScope
+
+#: Where libraries that make up test data keep their RNGs: module and attribute. What another
+#: version of theirs does not have is passed over.
+_KNOWN = (
+    ("faker.generator", "random"),
+    ("factory.random", "randgen"),
+    ("polyfactory.constants", "DEFAULT_RANDOM"),
+    ("model_bakery.random_gen", "baker_random"),
+    ("mimesis.random", "random"),
+    ("mimesis.random", "global_seed"),
+)
+
+
+class NamedGenerator(GeneratorSource):
+    """An RNG object that the run knows by a name, in scopes over any other generators."""
+
+    def __init__(self, generator: Any, name: str) -> None:
+        super().__init__(generator, 0)
+        self.name = name
+
+    def seed(self, seed: int, independent: bool) -> None:
+        self.verbs.seed(self.generator, source_seed(seed, self.name) if independent else seed)
+
+
+class MimesisSeed:
+    """What mimesis seeds the RNG of each new provider with; its state is the seed."""
+
+    name = identity = "mimesis.random:global_seed"
+    library = ""
+    is_switch = False
+    keeps_fresh_seed_after_fork = False
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def save(self) -> Any:
+        return self.module.global_seed
+
+    def restore(self, state: Any) -> None:
+        self.module.global_seed = state
+
+    def seed(self, seed: int, independent: bool) -> None:
+        self.module.global_seed = source_seed(seed, self.name) if independent else seed
+
+    def is_present(self) -> bool:
+        return True
+
+
+class Generators:
+    """The RNG objects of one run: those that are there, and the names of the others."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        #: Module -> (attribute, or several with dots between; whether it must be there).
+        self.waiting: dict[str, list[tuple[str, bool]]] = {}
+        for module, attribute in _KNOWN:
+            self.waiting.setdefault(module, []).append((attribute, False))
+        for name in names:
+            module, colon, attribute = name.partition(":")
+            if not colon:
+                module, _, attribute = name.rpartition(".")
+            self.waiting.setdefault(module, []).append((attribute, True))
+        self.sources: tuple[Any, ...] = ()
+        #: What is wrong with a name, once that shows.
+        self.wrong = ""
+
+    def look(self, complete: str = "") -> list[Any]:
+        """Take in what is there by now; return the new ones.
+
+        Args:
+            complete: a module that has run, although its import has not ended yet.
+        """
+        found: list[Any] = []
+        for name in [name for name in self.waiting if name in sys.modules]:
+            if name == complete or imported(name, "__spec__") is not None:
+                module = sys.modules[name]
+                for attribute, must_be in self.waiting.pop(name):
+                    found += self._find(module, name, attribute, must_be)
+        return found
+
+    def add(self, objects: Iterable[Any]) -> None:
+        """Take in what the hook has returned.
+
+        Raises:
+            TypeError: one of them is no RNG object that can be scoped.
+        """
+        for thing in objects:
+            self._take(NamedGenerator(thing, f"pytest_rng_generators[{len(self.sources)}]"))
+
+    def join(self, stream: OpenScope) -> None:
+        """Have a stream over all sources cover these as well, from its next entry on."""
+        known = {source.identity for source in stream.sources}
+        more = tuple(source for source in self.sources if source.identity not in known)
+        if more:
+            stream.sources = (*stream.sources, *more)
+            # They are no library's, and have no fast way to begin.
+            stream.begins_anyhow = True
+
+    def _find(self, module: Any, name: str, attribute: str, must_be: bool) -> list[Any]:
+        where = f"{name}:{attribute}"
+        if where == MimesisSeed.name:
+            return self._take(MimesisSeed(module)) if hasattr(module, attribute) else []
+        thing: Any = module
+        try:
+            for part in attribute.split("."):
+                thing = getattr(thing, part)
+            return self._take(NamedGenerator(thing, where))
+        except AttributeError:
+            error = f"module {name!r} has no {attribute}"
+        except TypeError as refusal:
+            error = str(refusal)
+        if must_be:
+            self.wrong = self.wrong or f"rng_generators: {where}: {error}"
+        return []
+
+    def _take(self, source: Any) -> list[Any]:
+        if any(source.identity == other.identity for other in self.sources):
+            return []
+        self.sources = (*self.sources, source)
+        return [source]
