@@ -346,6 +346,11 @@ def test_interrupts_leak_next_to_nothing(body, longest, allowed):
     assert counts[-1] <= allowed, counts
 
 
+#: What the opcodes begin with after which the interpreter looks for signals, beside the start of
+#: a function. Before Python 3.12 a conditional jump can go backwards.
+LOOKS_FOR_SIGNALS = ("CALL", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
+
+
 def interrupted_at(check, scope):
     """Use a scope, with an interrupt where the interpreter looks for signals that many times on.
 
@@ -364,10 +369,11 @@ def interrupted_at(check, scope):
         code = frame.f_code
         if not code.co_filename.startswith(package):
             return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        # Not without lines: Python 3.13 then leaves most opcodes out.
+        frame.f_trace_opcodes = True
         looks = kind == "call" and code is not window
         if kind == "opcode":
-            looks = last.get(frame, "").startswith(("CALL", "JUMP_BACKWARD"))
+            looks = last.get(frame, "").startswith(LOOKS_FOR_SIGNALS)
             last[frame] = dis.opname[code.co_code[frame.f_lasti]]
         if looks and next(checks) == check:
             sys.settrace(None)
@@ -376,6 +382,8 @@ def interrupted_at(check, scope):
         return trace
 
     tracer = sys.gettrace()
+    # Python 3.12 asks once, when the tracer is set, whether any frame wants opcodes.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(trace)
     try:
         with scope:
