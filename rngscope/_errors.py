@@ -1,7 +1,31 @@
 """Report several failures as one error, and warn where the program can see it."""
 
-import sys
+from __future__ import annotations
+
 import warnings
+
+from rngscope import _details
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class _NoFrame:
+    """Stands in for every frame where frames cannot be had."""
+
+    f_code = compile("", "<unknown>", "exec")
+    f_lasti = 0
+    f_back = None
+    f_globals: dict[str, Any] = {}
+
+
+def _no_frame(depth: int = 0) -> type[_NoFrame]:
+    return _NoFrame
+
+
+#: ``sys._getframe``.
+find_frame: Any = _details.find(_details.FRAME, default=_no_frame)
 
 
 def raise_together(message: str, errors: list[BaseException]) -> None:
@@ -15,7 +39,7 @@ def raise_together(message: str, errors: list[BaseException]) -> None:
 
 def warn_caller(message: str) -> None:
     """Warn with the line of the program that called the package, however deep we are."""
-    level, frame = 1, sys._getframe()
+    level, frame = 1, find_frame()
     while frame.f_back is not None and _is_ours(frame.f_globals):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, RuntimeWarning, stacklevel=level)

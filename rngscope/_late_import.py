@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 
+from rngscope import _details
 from rngscope._sources import LIBRARIES
 
 TYPE_CHECKING = False
@@ -100,7 +101,7 @@ def _listen(loader: Any, library: str) -> None:
         if module.__name__ == library:
             loader.__dict__.pop("exec_module", None)
             # The import system says so itself only after this, and we are asked before.
-            module.__spec__._initializing = False  # type: ignore[union-attr]
+            setattr(module.__spec__, _details.IS_BEING_IMPORTED.attribute, False)
             _look_for(library)
 
     try:

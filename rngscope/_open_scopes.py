@@ -15,12 +15,12 @@ import sys
 import warnings
 
 # Not threading, which costs more to import than the whole package.
-from _thread import RLock, get_ident
-from sys import _getframe
+from _thread import get_ident
 
-from rngscope import _late_import
-from rngscope._errors import raise_together, warn_caller
+from rngscope import _details, _late_import
+from rngscope._errors import find_frame, raise_together, warn_caller
 from rngscope._late_import import pending
+from rngscope._owned_lock import make_lock
 from rngscope._sources import present
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 #: Held while a scope is entered or left, never while its body runs. Signal handlers and
 #: finalizers may open scopes at any point, hence reentrant.
-lock = RLock()
+lock, is_owned = make_lock()
 
 #: The open scopes, in the order in which they were entered.
 scopes: list[OpenScope] = []
@@ -47,10 +47,12 @@ def keep_out_of_graphs(function: Any) -> None:
     TorchDynamo must not trace these: it would draw ``numpy.random`` from torch. With
     ``fullgraph=True`` its error names the reason.
     """
-    function._torchdynamo_disable = True
-    function._torchdynamo_disable_msg = (
+    setattr(function, _details.KEEP_OUT_OF_GRAPHS.name, True)
+    setattr(
+        function,
+        _details.KEEP_OUT_OF_GRAPHS_REASON.name,
         "an RNG scope cannot be part of a graph: without fullgraph=True the graph breaks here; "
-        "otherwise enter the scope around the call of the compiled function"
+        "otherwise enter the scope around the call of the compiled function",
     )
 
 
@@ -130,7 +132,7 @@ class OpenScope:
         try:
             with lock:
                 if start is None:
-                    caller = _getframe(1)
+                    caller = find_frame(1)
                     self.code = caller.f_code
                     self.instruction = caller.f_lasti
                 self.thread = get_ident()
@@ -243,7 +245,7 @@ class OpenScope:
         So it is when a finalizer or a signal handler ends a scope just then. This one will be
         left after that.
         """
-        if not scopes or scopes[-1] is self or not lock._is_owned():  # type: ignore[attr-defined]
+        if not scopes or scopes[-1] is self or not is_owned(lock):
             return False
         _deferred.append(self)
         return True
@@ -421,7 +423,7 @@ class OpenScope:
 
 def leave_deferred() -> None:
     """Leave the scopes whose turn has come."""
-    while _deferred and not lock._is_owned():  # type: ignore[attr-defined]
+    while _deferred and not is_owned(lock):
         _deferred.pop(0).leave()
 
 
@@ -468,11 +470,21 @@ def take_up_what_appeared(library: str) -> None:
 def running_loop() -> Any:
     """Return asyncio's loop in this thread; None while asyncio is not even imported."""
     global running_loop
-    find = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
-    if find is None:
+    if "asyncio.events" not in sys.modules:
         return None
+    find = _details.find(_details.RUNNING_LOOP)
+    if find is None:
+        return _running_loop_in_public()
     running_loop = find
     return find()
+
+
+def _running_loop_in_public() -> Any:
+    try:
+        return sys.modules["asyncio"].get_running_loop()
+    except (AttributeError, RuntimeError):
+        # asyncio is just being imported, or no loop runs.
+        return None
 
 
 def _task_name() -> str | None:

@@ -8,11 +8,12 @@ import contextlib
 import io
 import os
 import pkgutil
-import runpy
+import runpy  # noqa: F401 - what it holds is found by name
 import sys
 import types
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 
+from rngscope import _details
 from rngscope._scope import rng_scope
 from rngscope._state import RNGState
 
@@ -126,17 +127,27 @@ def _load_directory(path: str) -> tuple[Any, dict[str, Any]]:
         sys.path.insert(0, where)
     else:
         sys.path[0] = where
-    return _loaded(*runpy._get_main_module_details(CannotRun))  # type: ignore[attr-defined]
+    return _loaded(*_find_in_runpy(_details.RUN_DIRECTORY)(CannotRun))
 
 
 def _load_module(name: str) -> tuple[Any, dict[str, Any]]:
     # Not importlib.util.find_spec: this gives python's own messages, and tells a module that
     # is missing from one that fails to import another.
-    code, names = _loaded(
-        *runpy._get_module_details(name, CannotRun)  # type: ignore[attr-defined]
-    )
+    code, names = _loaded(*_find_in_runpy(_details.RUN_MODULE)(name, CannotRun))
     sys.argv[0] = names["__file__"]
     return code, names
+
+
+def _find_in_runpy(row: _details.Detail) -> Any:
+    """Return what the interpreter itself uses.
+
+    Raises:
+        CannotRun: it is not there.
+    """
+    found = _details.find(row)
+    if found is None:
+        raise CannotRun(f"{row.purpose} needs {row.path}, which this Python does not have")
+    return found
 
 
 def _loaded(_: str, spec: Any, code: Any) -> tuple[Any, dict[str, Any]]:

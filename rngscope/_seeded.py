@@ -140,10 +140,9 @@ def decorate(function: Any, make: Make) -> Any:
             f"only functions, methods and test classes can be decorated, not "
             f"{type(function).__name__}: {function!r:.60}"
         )
-    hypothesis: Any = getattr(function, "hypothesis", None)
-    if type(hypothesis).__name__ == "HypothesisHandle":
+    if getattr(function, "is_hypothesis_test", False) is True and hasattr(function, "hypothesis"):
         # A test under @given: each example runs in a scope of its own.
-        hypothesis.inner_test = decorate(hypothesis.inner_test, make)
+        function.hypothesis.inner_test = decorate(function.hypothesis.inner_test, make)
         return function
     wrap = _wrapper_for(function)
     return functools.update_wrapper(wrap(function, make), function)
@@ -292,14 +291,17 @@ def _decorate_class(cls: type, make: Make) -> type:
     import functools
     import inspect
 
-    # Classes, fixtures and other objects with such a name are no tests for pytest either.
+    # Classes, fixtures and other objects with such a name are no methods.
     wrappers = (staticmethod, classmethod, functools.partialmethod)
     names = [name for name in dir(cls) if name.startswith("test")]
     tests = {name: inspect.getattr_static(cls, name) for name in names}
     tests = {
         name: test
         for name, test in tests.items()
-        if (inspect.isroutine(test) or isinstance(test, wrappers)) and not _is_fixture(test)
+        if (inspect.isroutine(test) or isinstance(test, wrappers))
+        # From Python 3.14 it binds as a method does, and counts as a routine.
+        and not isinstance(test, functools.partial)
+        and not _is_fixture(test)
     }
     if not tests:
         raise TypeError(
@@ -319,9 +321,9 @@ def _decorate_class(cls: type, make: Make) -> type:
 
 
 def _is_fixture(function: Any) -> bool:
-    # pytest 8.4 wraps the function in an object of this type; older ones mark it.
-    mark = getattr(function, "_pytestfixturefunction", None)
-    return (
-        type(function).__name__ == "FixtureFunctionDefinition"
-        or type(mark).__name__ == "FixtureFunctionMarker"
-    )
+    pytest: Any = sys.modules.get("pytest")
+    if pytest is None:
+        return False
+    # pytest 8.4 puts the function into an object of a type of its own; older ones mark it.
+    fixture = pytest.fixture(lambda: None)
+    return type(function) is type(fixture) and vars(fixture).keys() <= vars(function).keys()

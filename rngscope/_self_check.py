@@ -6,6 +6,7 @@ state that is saved wrong and restored as wrong shows.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import platform
@@ -14,7 +15,7 @@ import sys
 import timeit
 from dataclasses import asdict, dataclass
 
-from rngscope import __version__
+from rngscope import __version__, _details
 from rngscope._scope import rng_scope
 from rngscope._sources import SOURCES
 from rngscope._sources.torch_accelerator import AcceleratorSource
@@ -85,6 +86,7 @@ def self_check(*, as_json: bool = False, start_devices: bool = False) -> int:
     findings = [_look_at(source, libraries, start_devices) for source in sources]
     together = _check_together(list(libraries.values()))
     is_exact = together is None and all(finding.is_exact for finding in findings)
+    missing = _look_for_details()
     head = {
         "rngscope": __version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -92,14 +94,32 @@ def self_check(*, as_json: bool = False, start_devices: bool = False) -> int:
     }
     if as_json:
         rows = [asdict(finding) for finding in findings]
-        found = {"sources": rows, "together": together or "exact", "exact": is_exact}
+        found = {
+            "sources": rows,
+            "missing_details": {row.path: row.without for row in missing},
+            "together": together or "exact",
+            "exact": is_exact,
+        }
         print(json.dumps({**head, **found}, indent=2))
     else:
         print(f"rngscope {head['rngscope']}, {head['python']}, {head['platform']}")
         for finding in findings:
             print(_line(finding))
+        for row in missing:
+            print(f"missing: {row.path} ({row.purpose}); without it: {row.without}")
         print(_verdict(findings, together))
     return 0 if is_exact else 1
+
+
+def _look_for_details() -> list[_details.Detail]:
+    """Return the private details of the installed libraries that are not there."""
+    for module in ("asyncio", "runpy", "multiprocessing.context", "hypothesis.core"):
+        # Whatever else is wrong with one of them is not to be found out here.
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    waiting = [source for source in SOURCES if source.name in ("cuda", "xpu", "mtia")]
+    _details.look_for_all([source.name for source in waiting if source.is_built()])
+    return _details.missing()
 
 
 def _look_at(source: Any, libraries: dict[str, Library], start_devices: bool) -> Finding:

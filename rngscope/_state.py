@@ -101,7 +101,8 @@ class RNGState:
         """Put every source back to this state. If one cannot be, none is.
 
         An accelerator that has not started gets its part when it starts; a mismatch that
-        shows only then is a warning.
+        shows only then is a warning. Of CUDA it can be known before that there is no driver,
+        or that no GPU is visible.
 
         Args:
             generators: the objects whose states were captured, in the same order.
@@ -110,7 +111,8 @@ class RNGState:
         Raises:
             TypeError: ``generators`` is no list of RNG objects, or ``strict`` no bool.
             ValueError: a library of the state is not imported, a started accelerator has
-                another number of devices, ``generators`` is not what was captured.
+                another number of devices, one that has not started cannot start,
+                ``generators`` is not what was captured.
             RuntimeError: a CUDA graph is being captured.
         """
         if type(strict) is not bool:
@@ -128,6 +130,8 @@ class RNGState:
                         f"its library first, or leave it out with restore(strict=False)"
                     )
                 by_name[name].check(state)
+                if isinstance(by_name[name], AcceleratorSource):
+                    by_name[name].check_start()
                 chosen.append((by_name[name], state))
             except ValueError as error:
                 if strict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from _thread import get_ident
 
-from rngscope._errors import raise_together
+from rngscope._errors import find_frame, raise_together
 from rngscope._open_scopes import (
     OpenScope,
     keep_out_of_graphs,
@@ -91,7 +91,7 @@ class RNGStream:
     def __enter__(self) -> Self:
         use = _Use(self)
         try:
-            use.__enter__(sys._getframe(1))
+            use.__enter__(find_frame(1))
             return self
         except BaseException as error:
             use._stop_after(error)
@@ -102,7 +102,7 @@ class RNGStream:
     ) -> None:
         use = None
         try:
-            use = self._use_of(sys._getframe(1).f_code)
+            use = self._use_of(find_frame(1).f_code)
             use.leave()
         except BaseException:
             if use is None and sys.is_finalizing():
@@ -111,7 +111,7 @@ class RNGStream:
             # An interrupt may have come before it was known which use ends, or before that
             # use began to.
             if use is None and self._latest() is not None:
-                use = self._use_of(sys._getframe(1).f_code)
+                use = self._use_of(find_frame(1).f_code)
             if use is not None and use.saved is not None:
                 use.leave()
             raise

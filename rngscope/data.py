@@ -11,6 +11,7 @@ import os
 import sys
 from _thread import RLock
 
+from rngscope import _details
 from rngscope._open_scopes import OpenScope
 from rngscope._scope import rng_scope, seed_all
 from rngscope._seeds import check_seed, derive_seed
@@ -147,16 +148,13 @@ class per_item:
         return len(self.dataset)
 
     def __getstate__(self) -> dict[str, Any]:
-        from multiprocessing.context import get_spawning_popen
-
         # Memory can be shared with a process that is being started. Any other copy has an
         # epoch of its own.
-        is_shared = get_spawning_popen() is not None
         return {
             "dataset": self.dataset,
             "seed": self.seed,
             "options": self._options,
-            "epoch": self._epoch if is_shared else self.epoch,
+            "epoch": self._epoch if _is_sharing(self._epoch) else self.epoch,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -166,6 +164,21 @@ class per_item:
 
     def __repr__(self) -> str:
         return f"<per_item seed={self.seed} epoch={self.epoch} of {self.dataset!r}>"
+
+
+def _is_sharing(memory: Any) -> bool:
+    """Tell whether what is pickled now goes to a process that is being started."""
+    import multiprocessing.context
+
+    popen = _details.find(_details.SPAWNING)
+    if popen is not None:
+        return popen() is not None
+    try:
+        multiprocessing.reduction.ForkingPickler.dumps(memory)
+        return True
+    except RuntimeError:
+        # Shared memory refuses to be pickled for anything else.
+        return False
 
 
 def _shared(number: int) -> Any:

@@ -408,6 +408,9 @@ def _ranks_of(group: Any) -> list[int]:
     torch_distributed = sys.modules["torch.distributed"]
     if torch_distributed.get_rank(group) < 0:
         raise ValueError(f"rank {_own_global_rank()} is not in this group; only its ranks call")
+    if group is None:
+        # All of them. Not get_process_group_ranks(None), a KeyError up to torch 2.4.
+        return list(range(torch_distributed.get_world_size()))
     return list(torch_distributed.get_process_group_ranks(group))
 
 

@@ -17,6 +17,7 @@ from functools import partial
 
 import pytest
 
+from rngscope import _details
 from rngscope._errors import raise_together
 from rngscope._open_scopes import OpenScope, scopes
 from rngscope._scope import rng_scope, seed_all
@@ -191,6 +192,8 @@ class _Run:
         self.test: _Stretch | None = None
         #: What was found in this phase of the test.
         self.found: list[str] = []
+        #: Whether it was said that the seed does not reach Hypothesis.
+        self.has_warned = False
         #: Where the streams of the test stand at the start of a phase.
         self.at_start: RNGState | None = None
 
@@ -263,15 +266,31 @@ class _Run:
         # pytest's own plugins fail as well where there was no set-up.
         assert test is not None
         test.begin("call")
-        core: Any = sys.modules.get("hypothesis.core")
-        if test.seed is None or getattr(core, "global_force_seed", 0) is not None:
-            return (yield from self.phase(test))
         # What --hypothesis-seed sets: @seed and derandomize go before it, as they should.
-        core.global_force_seed = derive_seed(test.seed, "hypothesis")
+        row = _details.HYPOTHESIS_SEED
+        forced = _details.find(row, default=row)
+        if test.seed is None or forced is not None:
+            if forced is row:
+                self.warn_of_examples(test)
+            return (yield from self.phase(test))
+        core = sys.modules[row.module]
+        setattr(core, row.name, derive_seed(test.seed, "hypothesis"))
         try:
             return (yield from self.phase(test))
         finally:
-            core.global_force_seed = None
+            setattr(core, row.name, None)
+
+    def warn_of_examples(self, test: _Stretch) -> None:
+        """Say once that the seed of a test does not reach its examples."""
+        function = getattr(test.item, "obj", None)
+        is_under_given = getattr(function, "is_hypothesis_test", False)
+        if test.item and test.seed is not None and is_under_given and not self.has_warned:
+            self.has_warned = True
+            message = (
+                f"the examples of tests under @given do not follow from --rng-seed: this "
+                f"Hypothesis has no {_details.HYPOTHESIS_SEED.path}; add --hypothesis-seed"
+            )
+            test.item.warn(pytest.PytestWarning(message))
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_teardown(self) -> Generator[None, Result, Result]:

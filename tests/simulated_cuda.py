@@ -259,8 +259,8 @@ class SimulatedAccelerator:
         if name == "cuda":
             stand_ins += [
                 (module, "_cudart", object()),
-                # The real one may count the devices of the machine without starting anything.
-                (module, "_device_count_nvml", lambda: -1),
+                # The real one counts the devices of the machine without starting anything.
+                (module, "_device_count_nvml", lambda: self.devices),
             ]
         elif name == "xpu":
             stand_ins += [(core, "_has_xpu", True), (module, "_device_count_zes", lambda: -1)]

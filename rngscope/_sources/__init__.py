@@ -18,7 +18,7 @@ from rngscope._sources.torch_accelerator import (
     MtiaSource,
     PrivateSource,
 )
-from rngscope._sources.torch_cpu import TorchSource, torch_module
+from rngscope._sources.torch_cpu import TorchSource, core_names, torch_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _find_present() -> tuple[Source, ...]:
     more_names: dict[str, Any] = {}
     if is_settled and "torch" not in missing:
         torch = sys.modules["torch"]
-        names, more_names = torch.__dict__, torch._C.__dict__
+        names, more_names = torch.__dict__, core_names(torch)
     lengths = len(names), len(more_names)
     found = tuple(source for source in SOURCES if source.is_present())
     # So does a private backend that is registered and has not started.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
+from rngscope import _details
 from rngscope._sources.torch_cpu import torch_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_INDUCTOR = _details.INDUCTOR_DETERMINISTIC
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
@@ -32,34 +34,65 @@ class DeterminismSource:
         """Return nothing: these are switches, they have no stream."""
 
     def save(self) -> Any:
-        torch_c = sys.modules["torch"]._C
-        inductor = sys.modules.get("torch._inductor.config")
         return (
-            torch_c,
-            torch_c._get_deterministic_algorithms(),
-            torch_c._get_deterministic_algorithms_warn_only(),
-            torch_c._get_cudnn_deterministic(),
-            torch_c._get_cudnn_benchmark(),
-            getattr(inductor, "deterministic", None),
+            *_find_switches().read(),
+            getattr(sys.modules.get(_INDUCTOR.module), _INDUCTOR.name, None),
             os.environ.get(_WORKSPACE),
         )
 
     def restore(self, state: Any) -> None:
-        torch_c, mode, warn_only, deterministic, benchmark, inductor_mode, workspace = state
-        # Not torch.use_deterministic_algorithms: it imports 800 modules.
-        torch_c._set_deterministic_algorithms(mode, warn_only=warn_only)
-        torch_c._set_cudnn_deterministic(deterministic)
-        torch_c._set_cudnn_benchmark(benchmark)
-        inductor = sys.modules.get("torch._inductor.config")
-        if hasattr(inductor, "deterministic"):
+        *values, inductor_mode, workspace = state
+        _find_switches().write(*values)
+        inductor = sys.modules.get(_INDUCTOR.module)
+        if hasattr(inductor, _INDUCTOR.name):
             # Inductor that was imported in the block starts with its own default, False.
-            inductor.deterministic = bool(inductor_mode)  # type: ignore[union-attr]
+            setattr(inductor, _INDUCTOR.name, bool(inductor_mode))
         if workspace is None:
             os.environ.pop(_WORKSPACE, None)
         else:
             os.environ[_WORKSPACE] = workspace
 
     def seed(self, seed: int, independent: bool) -> None:
-        torch_c = sys.modules["torch"]._C
         workspace = os.environ.get(_WORKSPACE, ":4096:8")
-        self.restore((torch_c, True, False, True, False, True, workspace))
+        self.restore((True, False, True, False, True, workspace))
+
+
+class _Switches:
+    """torch's functions that read and set the switches."""
+
+    def __init__(self) -> None:
+        torch, find = sys.modules["torch"], _details.find
+        cudnn = torch.backends.cudnn
+        self.read_each = (
+            find(_details.DETERMINISTIC) or torch.are_deterministic_algorithms_enabled,
+            find(_details.DETERMINISTIC_WARN_ONLY)
+            or torch.is_deterministic_algorithms_warn_only_enabled,
+            find(_details.CUDNN_DETERMINISTIC) or (lambda: cudnn.deterministic),
+            find(_details.CUDNN_BENCHMARK) or (lambda: cudnn.benchmark),
+        )
+        # Not torch.use_deterministic_algorithms, if possible: it imports 800 modules.
+        self.set_mode = find(_details.SET_DETERMINISTIC) or torch.use_deterministic_algorithms
+        self.set_deterministic = find(_details.SET_CUDNN_DETERMINISTIC) or (
+            lambda value: setattr(cudnn, "deterministic", value)
+        )
+        self.set_benchmark = find(_details.SET_CUDNN_BENCHMARK) or (
+            lambda value: setattr(cudnn, "benchmark", value)
+        )
+
+    def read(self) -> list[Any]:
+        return [read() for read in self.read_each]
+
+    def write(self, mode: bool, warn_only: bool, deterministic: bool, benchmark: bool) -> None:
+        self.set_mode(mode, warn_only=warn_only)
+        self.set_deterministic(deterministic)
+        self.set_benchmark(benchmark)
+
+
+_switches: _Switches | None = None
+
+
+def _find_switches() -> _Switches:
+    global _switches
+    if _switches is None:
+        _switches = _Switches()
+    return _switches

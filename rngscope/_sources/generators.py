@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 
+from rngscope import _details
 from rngscope._seeds import short_repr, source_seed
 from rngscope._sources.numpy import (
     as_fields,
@@ -29,6 +30,9 @@ from rngscope._sources.torch_cpu import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+_BIT_GENERATOR = _details.NUMPY_BIT_GENERATOR
 
 
 class GeneratorSource:
@@ -163,7 +167,7 @@ class _NumpyGenerator:
 
     @staticmethod
     def check(generator: Any, state: Any, where: str) -> None:
-        _check_name(generator.bit_generator, state, where)
+        _check_name(name_of(generator.bit_generator), state, where)
 
     @staticmethod
     def seed(generator: Any, seed: int) -> None:
@@ -186,7 +190,7 @@ class _NumpyRandomState:
 
     @staticmethod
     def save(generator: Any) -> Any:
-        return name_of(generator._bit_generator), generator.get_state(legacy=False)
+        return _name_in(generator), generator.get_state(legacy=False)
 
     @staticmethod
     def restore(generator: Any, state: Any) -> None:
@@ -194,11 +198,11 @@ class _NumpyRandomState:
 
     @staticmethod
     def check(generator: Any, state: Any, where: str) -> None:
-        _check_name(generator._bit_generator, state, where)
+        _check_name(_name_in(generator), state, where)
 
     @staticmethod
     def seed(generator: Any, seed: int) -> None:
-        kind = type(generator._bit_generator)
+        kind = _kind_in(generator)
         if kind.__name__ == "MT19937":
             generator.seed(numpy_seed(seed))
         else:
@@ -213,8 +217,35 @@ class _NumpyRandomState:
     load = staticmethod(load_random_state)
 
 
-def _check_name(bit_generator: Any, state: Any, where: str) -> None:
-    here = name_of(bit_generator)
+def _name_in(generator: Any) -> Any:
+    """Return the name of the bit generator of a ``RandomState``; its type if not NumPy's own."""
+    bit_generator = getattr(generator, _BIT_GENERATOR.attribute, None)
+    if bit_generator is not None:
+        return name_of(bit_generator)
+    _details.find(_BIT_GENERATOR)
+    # The name of its type, where name_of() gives the type itself.
+    return generator.get_state(legacy=False)["bit_generator"]
+
+
+def _kind_in(generator: Any) -> Any:
+    """Return the type of the bit generator of a ``RandomState``.
+
+    Raises:
+        TypeError: it cannot be found out.
+    """
+    bit_generator = getattr(generator, _BIT_GENERATOR.attribute, None)
+    if bit_generator is not None:
+        return type(bit_generator)
+    name = _name_in(generator)
+    kind = getattr(sys.modules["numpy.random"], name, None)
+    if kind is None:
+        raise TypeError(
+            f"a RandomState over {name} cannot be seeded: this NumPy has no {_BIT_GENERATOR.path}"
+        )
+    return kind
+
+
+def _check_name(here: Any, state: Any, where: str) -> None:
     if here != state[0]:
         raise ValueError(f"{where} runs on {here}, but the state is one of {state[0]}")
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from rngscope import _details
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
+
+_IS_RUNNING = _details.IS_BEING_IMPORTED.attribute
 
 
 def imported(library: str, attribute: str) -> ModuleType | None:
@@ -20,5 +24,5 @@ def imported(library: str, attribute: str) -> ModuleType | None:
     names = object.__getattribute__(module, "__dict__") if module is not None else {}
     if attribute not in names:
         return None
-    is_running = getattr(names.get("__spec__"), "_initializing", False)
+    is_running = getattr(names.get("__spec__"), _IS_RUNNING, False)
     return None if is_running else module

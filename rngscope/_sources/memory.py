@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 
+from rngscope import _details
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any  # noqa: F401
@@ -21,7 +23,7 @@ fast_roads = True
 
 def may_be_fast() -> bool:
     """Tell whether this interpreter lets memory be copied under a lock that all share."""
-    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    has_gil = sys.version_info < (3, 13) or _details.find(_details.HAS_GIL, default=bool)()
     return fast_roads and has_gil and sys.implementation.name == "cpython"
 
 

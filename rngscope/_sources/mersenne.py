@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import struct
 
+from rngscope import _details
 from rngscope._sources import memory
 from rngscope._sources.plain import WORDS
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: What ``random.seed`` does in the end, without its look at the type of the seed.
-SEED = random.Random.__base__.seed  # type: ignore[union-attr]
+SEED: Any = _details.find(_details.RANDOM_BARE_SEED, default=random.Random.seed)
 
 #: From this seed on the words are those of NumPy's source, too.
 FIRST_SHARED_SEED = 2**32
@@ -34,6 +35,10 @@ def view_of(generator: random.Random) -> memoryview:
 
 def layout_is_known() -> bool:
     """Prove on a scratch generator, reading and writing, that the layout is the known one."""
+    return _details.proved(_details.RANDOM_LAYOUT, _layout_is_known())
+
+
+def _layout_is_known() -> bool:
     if random.Random.__base__.__basicsize__ < _HEADER + memory.MERSENNE_BYTES:  # type: ignore
         return False
     scratch, other = random.Random(1), random.Random(2)

@@ -6,6 +6,7 @@ import struct
 import sys
 from _thread import RLock
 
+from rngscope import _details
 from rngscope._seeds import short_repr, source_seed
 from rngscope._sources import memory, mersenne
 from rngscope._sources.imported import imported
@@ -56,7 +57,7 @@ class NumpySource:
 
     def save(self) -> Any:
         views = self._views
-        if views is None or views.global_state._bit_generator is not views.bit_generator:
+        if views is None or views.current() is not views.bit_generator:
             views = self._open_views()
         if views is None:
             module = sys.modules["numpy.random"]
@@ -84,7 +85,7 @@ class NumpySource:
         if (
             len(state) == 3
             and views is not None
-            and views.global_state._bit_generator is bit_generator is views.bit_generator
+            and views.current() is bit_generator is views.bit_generator
         ):
             views.write(state[1], state[2])
             return
@@ -111,7 +112,7 @@ class NumpySource:
 
     def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
         views = self._views
-        if views is None or views.global_state._bit_generator is not views.bit_generator:
+        if views is None or views.current() is not views.bit_generator:
             saved.append(self.save())
             self.seed(seed, independent)
             return
@@ -149,7 +150,7 @@ class NumpySource:
         if not isinstance(bit_generator, self._views.mersenne):
             return type(bit_generator)(numpy_seed(seed)).state
         self._views.scratch.seed(numpy_seed(seed))
-        return self._views.scratch._bit_generator.state
+        return self._views.scratch_bit_generator.state
 
     def _words_of(self, seed: int, views: _Views) -> bytes:
         if seed >= mersenne.FIRST_SHARED_SEED and views.shares_seeding:
@@ -167,7 +168,7 @@ class NumpySource:
         views = self._views
         if views is None:
             views = self._views = _Views(sys.modules["numpy.random"])
-        if views.global_state._bit_generator is views.bit_generator or views.reopen():
+        if views.current() is views.bit_generator or views.reopen():
             return views
         return None
 
@@ -204,6 +205,7 @@ class _Views:
 
     __slots__ = (
         "global_state",
+        "current",
         "bit_generator",
         "mersenne",
         "words",
@@ -211,6 +213,7 @@ class _Views:
         "lock",
         "offset",
         "scratch",
+        "scratch_bit_generator",
         "scratch_words",
         "seed_scratch",
         "scratch_seed",
@@ -218,16 +221,30 @@ class _Views:
     )
 
     def __init__(self, module: ModuleType) -> None:
-        self.global_state = module.mtrand._rand
+        self.global_state = _details.find(
+            _details.NUMPY_INSTANCE, _details.NUMPY_INSTANCE_OF_METHOD
+        )
+        #: Returns the bit generator that is installed now.
+        self.current = module.get_bit_generator
         self.mersenne = module.MT19937
-        self.scratch = module.RandomState(0)
-        self.scratch_words = _view_words(self.scratch._bit_generator)
+        self.scratch_bit_generator = self.mersenne(0)
+        self.scratch = module.RandomState(self.scratch_bit_generator)
+        self.scratch_words = _view_words(self.scratch_bit_generator)
         # What RandomState.seed calls after a look at the type of its bit generator.
-        self.seed_scratch = self.scratch._bit_generator._legacy_seeding
+        bare = _details.NUMPY_BARE_SEEDING
+        self.seed_scratch = (
+            getattr(self.scratch_bit_generator, bare.attribute)
+            if _details.find(bare)
+            else self.scratch.seed
+        )
         self.scratch_seed = 0
         #: Whether CPython's generator proves to be seeded alike.
         self.shares_seeding = self._compare_seeding()
-        self.offset = memory.may_be_fast() and _find_gauss(self.scratch)
+        self.offset = (
+            self.global_state is not None
+            and memory.may_be_fast()
+            and _find_gauss(self.scratch)
+        )
         #: The MT19937 that ``words`` and ``lock`` belong to.
         self.bit_generator: Any = None
 
@@ -251,7 +268,7 @@ class _Views:
 
     def reopen(self) -> bool:
         """Look at the bit generator that is installed now; tell whether that is possible."""
-        bit_generator = self.global_state._bit_generator
+        bit_generator = self.current()
         if self.offset is False or type(bit_generator) is not self.mersenne:
             return False
         self.words = _view_words(bit_generator)
@@ -291,12 +308,18 @@ def _find_gauss(scratch: Any) -> int | bool:
     The place is documented nowhere: it is found and proved on a scratch object, reading
     and writing.
     """
+    offset = _prove_gauss(scratch)
+    _details.proved(_details.NUMPY_LAYOUT, offset is not False)
+    return offset
+
+
+def _prove_gauss(scratch: Any) -> int | bool:
     mark = 1.2345678901234567
     whole = memory.view_memory(scratch, id(scratch), type(scratch).__basicsize__)
     before = scratch.get_state()
     scratch.set_state((*before[:3], 1, mark))
     offset = bytes(whole).find(_GAUSS.pack(1, 0, mark))
-    # The four bytes of padding may hold anything; where they do, the public road it is.
+    # The four bytes of padding may hold anything; where they do, by public calls.
     if offset < 0:
         return False
     view = whole[offset : offset + _GAUSS.size]

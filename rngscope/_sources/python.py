@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 
+from rngscope import _details
 from rngscope._seeds import source_seed
 from rngscope._sources import memory, mersenne
 from rngscope._sources.mersenne import as_tuple
@@ -14,8 +15,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: The hidden instance whose methods ``random.random`` and its sisters are.
-_GLOBAL: random.Random = random.seed.__self__  # type: ignore[attr-defined]
+#: The hidden instance whose methods ``random.random`` and its sisters are, or the module, whose
+#: functions have the same names.
+_GLOBAL: Any = _details.find(
+    _details.RANDOM_INSTANCE, _details.RANDOM_INSTANCE_OF_METHOD, default=random
+)
+_GAUSS_IS_THERE = _details.proved(
+    _details.RANDOM_GAUSS, hasattr(_GLOBAL, _details.RANDOM_GAUSS.name)
+)
 
 
 class PythonSource:
@@ -42,14 +49,14 @@ class PythonSource:
             view = self._open_view()
         if view is False:
             return _GLOBAL.getstate()
-        return bytes(view), _GLOBAL.gauss_next  # type: ignore[attr-defined]
+        return bytes(view), _GLOBAL.gauss_next
 
     capture = save
 
     def restore(self, state: Any) -> None:
         view = self._view
         if view and len(state) == 2:
-            view[:], _GLOBAL.gauss_next = state  # type: ignore[index, attr-defined]
+            view[:], _GLOBAL.gauss_next = state  # type: ignore[index]
         else:
             _GLOBAL.setstate(as_tuple(state))
 
@@ -61,8 +68,8 @@ class PythonSource:
             saved.append(self.save())
             self.seed(seed, independent)
             return
-        saved.append((bytes(view), _GLOBAL.gauss_next))  # type: ignore[attr-defined]
-        view[:], _GLOBAL.gauss_next = image  # type: ignore[index, attr-defined]
+        saved.append((bytes(view), _GLOBAL.gauss_next))
+        view[:], _GLOBAL.gauss_next = image  # type: ignore[index]
 
     def seed(self, seed: int, independent: bool) -> None:
         if independent:
@@ -72,8 +79,11 @@ class PythonSource:
             is_fast = bool(self._view)
             is_kept = self._images.wants(seed)
             if not is_kept and not (is_fast and seed >= mersenne.FIRST_SHARED_SEED):
+                if not _GAUSS_IS_THERE:
+                    _GLOBAL.seed(seed)
+                    return
                 mersenne.SEED(_GLOBAL, seed)
-                _GLOBAL.gauss_next = None  # type: ignore[attr-defined]
+                _GLOBAL.gauss_next = None
                 return
             # Of a generator of its own: other threads may draw from the global one meanwhile.
             image = (
@@ -84,7 +94,7 @@ class PythonSource:
         self.restore(image)
 
     def _open_view(self) -> memoryview | bool:
-        is_known = memory.may_be_fast() and mersenne.layout_is_known()
+        is_known = _GAUSS_IS_THERE and memory.may_be_fast() and mersenne.layout_is_known()
         self._view = view = is_known and mersenne.view_of(_GLOBAL)
         return view
 

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import sys
 import warnings
+from _thread import allocate_lock
+from operator import attrgetter
 from weakref import ref
 
-from rngscope._errors import raise_together
+from rngscope import _details
+from rngscope._errors import raise_together, warn_caller
 from rngscope._seeds import source_seed
+from rngscope._sources.drivers import why_it_cannot_start
 from rngscope._sources.patient_lock import PatientLock
 from rngscope._sources.plain import check_keys, check_range, load_hex
-from rngscope._sources.torch_cpu import set_generator, tensor_bytes, torch_module
+from rngscope._sources.torch_cpu import core_names, set_generator, tensor_bytes, torch_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,15 +32,26 @@ if TYPE_CHECKING:
     #: Device index -> the tensor that ``get_state()`` returned.
     States = dict[int, Any]
 
-#: The functions of torch whose queued calls are about RNGs.
-_RNG_FUNCTIONS = {
-    "set_rng_state",
-    "_set_rng_state_offset",
-    "manual_seed",
-    "manual_seed_all",
-    "seed",
-    "seed_all",
-}
+#: torch's private parts of an accelerator's module. The first two are asked for only where
+#: ``_has_queue`` has found them.
+_queue = attrgetter(_details.QUEUE.name)
+_tracker = attrgetter(_details.QUEUE_SEEDS.name.partition(".")[0])
+_QUEUE_ROWS = (
+    _details.QUEUE,
+    _details.QUEUE_SEEDS_FOR_ALL,
+    _details.QUEUE_SEEDS,
+    _details.QUEUE_SEEDS_ORDER,
+)
+#: Asks for all of them at once.
+_whole_queue = attrgetter(*[row.name for row in _QUEUE_ROWS])
+
+#: Names in torch.version that are set if torch was built for an accelerator.
+_VERSIONS = {"cuda": ("cuda", "hip"), "xpu": ("xpu",)}
+
+#: Accelerators that were seen started; kept only where torch cannot tell a forked child.
+_seen_started: set[str] = set()
+#: Accelerators whose lack of a queue was warned of.
+_warned: set[str] = set()
 
 
 class CapturedStates(dict[int, "Any"]):
@@ -47,6 +62,10 @@ class CapturedStates(dict[int, "Any"]):
     def __init__(self, states: States, count: int) -> None:
         super().__init__(states)
         self.count = count
+
+
+class _LeftOut(dict[int, "Any"]):
+    """What is saved of an accelerator that has not started and has no queue we know: nothing."""
 
 
 class AcceleratorSource:
@@ -105,7 +124,15 @@ class AcceleratorSource:
     def is_built(self) -> bool:
         """Tell whether this build of torch has the accelerator, without asking a driver."""
         torch = torch_module()
-        return torch is not None and f"_{self.name}_init" in torch._C.__dict__
+        if torch is None:
+            return False
+        if _details.IS_BUILT.name.format(self.name) in core_names(torch):
+            return True
+        # That is the answer no, unless torch says otherwise.
+        if not any(getattr(torch.version, name, None) for name in _VERSIONS[self.name]):
+            return False
+        _details.find(_details.IS_BUILT.on(self.name))
+        return True
 
     def module(self) -> Any:
         """Return ``torch.<name>``; None where no call to it can work."""
@@ -114,17 +141,23 @@ class AcceleratorSource:
         module = sys.modules["torch"].__dict__[self.name]
         # In a forked child of a process that had started it, the accelerator is unusable,
         # and every call says so with an error.
-        return None if module._is_in_bad_fork() else module
+        return None if _is_in_bad_fork(module, self.name) else module
 
     def is_started(self, module: Any) -> bool:
         """Tell whether the generators exist, without asking the driver anything."""
         # While the queued calls run, the generators exist already.
-        return module.is_initialized() or hasattr(module._tls, "is_initializing")
+        return module.is_initialized() or hasattr(
+            getattr(module, _details.STARTING.name, None), "is_initializing"
+        )
 
     def generators(self, module: Any) -> list[Any]:
         """Return one default generator per device of a started accelerator."""
         # Not device_count(): hidden devices and MIG make it lie (pytorch#95784, #131667).
-        return list(module.default_generators)
+        found = getattr(module, _details.GENERATORS.name, None)
+        if found is not None:
+            return list(found)
+        _details.find(_details.GENERATORS.on(self.name))
+        return [_FunctionGenerator(module, self.name, i) for i in range(module.device_count())]
 
     def covered(self, module: Any) -> dict[int, Any]:
         """Return the covered generators of a started accelerator by device index.
@@ -166,8 +199,10 @@ class AcceleratorSource:
         if self.is_started(module):
             _refuse_capture(module, self.name, "save")
             return {i: g.get_state() for i, g in self.covered(module).items()}
-        with PatientLock(module._initialization_lock):
+        with PatientLock(_start_lock(module, self.name)):
             if not module.is_initialized():
+                if not _has_queue(module, self.name):
+                    return _LeftOut()
                 return _restored_last(self, module) or QueuedState(self, module)
         return self.save()
 
@@ -197,10 +232,18 @@ class AcceleratorSource:
         if module is None:
             return
         if not self.is_started(module):
-            with PatientLock(module._initialization_lock):
+            with PatientLock(_start_lock(module, self.name)):
                 if not module.is_initialized():
-                    state.put_back(module)
+                    if not isinstance(state, _LeftOut):
+                        state.put_back(module)
                     return
+        if isinstance(state, _LeftOut):
+            _warn_of_no_queue(
+                self.name,
+                f"{self.name} was started inside an RNG scope, which has neither seeded it nor "
+                f"put it back",
+            )
+            return
         _refuse_capture(module, self.name, "restore")
         if isinstance(state, QueuedState):
             state.put_back(module)
@@ -209,7 +252,8 @@ class AcceleratorSource:
 
     def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
         saved.append(self.save())
-        self.seed(seed, independent)
+        if not isinstance(saved[-1], _LeftOut):
+            self.seed(seed, independent)
 
     def seed(self, seed: int, independent: bool) -> None:
         self._change(_Seed(self, seed, independent))
@@ -230,10 +274,28 @@ class AcceleratorSource:
         if module is not None and self.is_started(module):
             _Replay(self, state).check(module)
 
+    def check_start(self) -> None:
+        """Refuse to leave a state for a start that cannot be, if that can be known yet.
+
+        Raises:
+            ValueError: saying what is missing.
+        """
+        module = self.module()
+        if module is None or self.is_started(module):
+            return
+        if not _has_queue(module, self.name):
+            raise ValueError(f"{self.name} has not started, and {_no_queue(self.name)}")
+        reason = why_it_cannot_start(self.name)
+        if reason is not None:
+            raise ValueError(
+                f"the state holds {self.name!r}, which cannot start in this process: {reason}; "
+                f"leave it out with restore(strict=False)"
+            )
+
     def only_present(self, state: CapturedStates) -> AcceleratorSource | None:
         """Return this source over those devices of ``state`` that are there."""
         module = self.module()
-        if module is None:
+        if module is None or not self.is_started(module):
             return None
         return self.limited_to(tuple(i for i in state if i < len(self.generators(module))))
 
@@ -244,9 +306,14 @@ class AcceleratorSource:
             # That it was present may have been found before a fork.
             return
         if not self.is_started(module):
-            with PatientLock(module._initialization_lock):
+            with PatientLock(_start_lock(module, self.name)):
                 if not module.is_initialized():
-                    _append(module, change)
+                    if _has_queue(module, self.name):
+                        _append(module, change)
+                    else:
+                        _warn_of_no_queue(
+                            self.name, f"{self.name} has not started and is left as it is"
+                        )
                     return
         _refuse_capture(module, self.name, "change")
         change.apply(module, self.covered(module))
@@ -283,6 +350,8 @@ class AcceleratorSource:
                 displaced += () if was is None else (was,)
                 rests += () if rest is None else (rest,)
             return upper, displaced or None, rests or None
+        if isinstance(state, _LeftOut) or isinstance(upper, _LeftOut):
+            return state, upper, None
         if not self.is_started(module):
             return upper.exchange(state)  # type: ignore[no-any-return]
         state = state.states(module) if isinstance(state, QueuedState) else state
@@ -328,7 +397,14 @@ class MtiaSource(AcceleratorSource):
 
     def is_built(self) -> bool:
         torch = torch_module()
-        return torch is not None and bool(torch._C._mtia_isBuilt())
+        if torch is None:
+            return False
+        ask = core_names(torch).get(_details.MTIA_IS_BUILT.name)
+        if ask is not None:
+            return bool(ask())
+        _details.find(_details.MTIA_IS_BUILT)
+        device = torch.accelerator.current_accelerator()
+        return device is not None and device.type == self.name
 
 
 class MpsSource(AcceleratorSource):
@@ -336,13 +412,17 @@ class MpsSource(AcceleratorSource):
 
     def is_built(self) -> bool:
         torch = torch_module()
-        return torch is not None and bool(torch._C._has_mps)
+        return torch is not None and bool(torch.backends.mps.is_built())
 
     def is_started(self, module: Any) -> bool:
         return True
 
     def generators(self, module: Any) -> list[Any]:
-        return [module._get_default_mps_generator()]
+        find = getattr(module, _details.MPS_GENERATOR.name, None)
+        if find is not None:
+            return [find()]
+        _details.find(_details.MPS_GENERATOR)
+        return [_FunctionGenerator(module, self.name)]
 
 
 class PrivateSource(AcceleratorSource):
@@ -357,7 +437,13 @@ class PrivateSource(AcceleratorSource):
     @property
     def name(self) -> str:
         torch = torch_module()
-        return "privateuseone" if torch is None else torch._C._get_privateuse1_backend_name()
+        if torch is None:
+            return "privateuseone"
+        find = core_names(torch).get(_details.PRIVATE_NAME.name)
+        if find is None:
+            _details.find(_details.PRIVATE_NAME)
+            return "privateuseone"
+        return find()  # type: ignore[no-any-return]
 
     @name.setter
     def name(self, name: str) -> None:
@@ -367,15 +453,15 @@ class PrivateSource(AcceleratorSource):
         torch = torch_module()
         module = None if torch is None else torch.__dict__.get(self.name)
         # A backend without these has no RNG that anybody could save.
-        needed = ("_is_in_bad_fork", "manual_seed_all", "get_rng_state", "set_rng_state")
+        needed = (_details.IN_BAD_FORK.name, "manual_seed_all", "get_rng_state", "set_rng_state")
         return module is not None and all(hasattr(module, name) for name in needed)
 
     def is_started(self, module: Any) -> bool:
         return bool(getattr(module, "is_initialized", lambda: True)())
 
     def generators(self, module: Any) -> list[Any]:
-        if hasattr(module, "default_generators"):
-            return list(module.default_generators)
+        if hasattr(module, _details.GENERATORS.name):
+            return super().generators(module)
         return [_FunctionGenerator(module, self.name, i) for i in range(module.device_count())]
 
     def is_present(self) -> bool:
@@ -385,21 +471,22 @@ class PrivateSource(AcceleratorSource):
 
 
 class _FunctionGenerator:
-    """A generator of a private backend that shows only functions."""
+    """A generator of a backend that shows only functions."""
 
-    def __init__(self, module: Any, name: str, index: int) -> None:
+    def __init__(self, module: Any, name: str, *index: int) -> None:
+        #: Where there is one device the functions take no index.
         self.module, self.name, self.index = module, name, index
 
     def get_state(self) -> Any:
-        return self.module.get_rng_state(self.index)
+        return self.module.get_rng_state(*self.index)
 
     def set_state(self, state: Any) -> None:
-        self.module.set_rng_state(state, self.index)
+        self.module.set_rng_state(state, *self.index)
 
     def manual_seed(self, seed: int) -> None:
         # There is no function that seeds one device; a scratch generator makes the state.
         torch = sys.modules["torch"]
-        scratch = torch.Generator(device=f"{self.name}:{self.index}")
+        scratch = torch.Generator(device=torch.device(self.name, *self.index))
         self.set_state(scratch.manual_seed(seed).get_state())
 
 
@@ -412,9 +499,9 @@ class QueuedState:
     __slots__ = ("source", "mark", "calls", "overlays", "__weakref__")
 
     def __init__(self, source: AcceleratorSource, module: Any) -> None:
-        queue = module._queued_calls
+        queue = _queue(module)
         self.source = source
-        self.mark = _Mark(source.limited_to(None), module._lazy_seed_tracker)
+        self.mark = _Mark(source.limited_to(None), _tracker(module))
         # What the body queues comes after the seeds that are queued now.
         _queue_seeds(module)
         #: What is queued before the mark.
@@ -431,7 +518,7 @@ class QueuedState:
         are not covered as well: where there are such devices, they stay too, and the
         covered ones are put back behind them.
         """
-        queue = module._queued_calls
+        queue = _queue(module)
         if self.mark.states and not self.source.is_started(module):
             # A start that failed later on has run the mark, and what came after it.
             self.source.set_each(module, self.states(module))
@@ -442,7 +529,7 @@ class QueuedState:
         before, after = queue[:place], queue[place + 1 :]
         is_whole = self.source.devices is None and not self.source.without
         if not is_whole:
-            tracked = module._lazy_seed_tracker.call_order
+            tracked = _tracker(module).call_order
             if self._reaches_beyond(after + tracked) or self._is_seen_by_others(after):
                 _append(module, _Restore(self))
                 return
@@ -468,7 +555,7 @@ class QueuedState:
 
     def _queue_again(self, module: Any) -> None:
         """Put back a state of a body that was put aside: what it had queued is queued anew."""
-        queue = module._queued_calls
+        queue = _queue(module)
         if self.source.devices is not None or self.source.without:
             _append(module, _Restore(self))
             return
@@ -560,7 +647,8 @@ class QueuedState:
         package = f"torch.{self.source.name}"
         function = getattr(call, "__qualname__", "").partition(".")[0]
         module = getattr(call, "__module__", "") or ""
-        return module in (package, f"{package}.random") and function in _RNG_FUNCTIONS
+        is_torch = module in (package, f"{package}.random")
+        return is_torch and function in _details.RNG_FUNCTIONS
 
 
 class _Mark:
@@ -596,7 +684,7 @@ class _Mark:
         While marks of other scopes follow, that is left to the first of them. Behind a
         change of ours they must not come: there they stay calls like any other.
         """
-        queue, tracker = module._queued_calls, module._lazy_seed_tracker
+        queue, tracker = _queue(module), _tracker(module)
         heirs = [call for call in later if isinstance(call, _Mark)]
         if not any(isinstance(call, (_Mark, _Change)) for call in later):
             moved = {id(entry) for entry in self.seeds[2]}
@@ -678,13 +766,61 @@ class _Restore(_Change):
         self.source.set_each(module, self.state.states(module))
 
 
+def _is_in_bad_fork(module: Any, name: str) -> bool:
+    """Tell whether this is a forked child of a process that had started the accelerator."""
+    ask = getattr(module, _details.IN_BAD_FORK.name, None)
+    if ask is not None:
+        return bool(ask())
+    _details.find(_details.IN_BAD_FORK.on(name))
+    # It never ends but by a fork.
+    if module.is_initialized():
+        _seen_started.add(name)
+        return False
+    return name in _seen_started
+
+
+def _start_lock(module: Any, name: str) -> Any:
+    """Return torch's lock for the start."""
+    lock = getattr(module, _details.START_LOCK.name, None)
+    if lock is None:
+        _details.find(_details.START_LOCK.on(name))
+        lock = allocate_lock()
+    return lock
+
+
+def _has_queue(module: Any, name: str) -> bool:
+    """Tell whether we know where torch keeps what waits for the start."""
+    try:
+        _whole_queue(module)
+        return True
+    except AttributeError:
+        for row in _QUEUE_ROWS:
+            _details.find(row.on(name))
+        return False
+
+
+def _no_queue(name: str) -> str:
+    gone = {row.path for row in _details.missing()}
+    path = next(row.path for row in (row.on(name) for row in _QUEUE_ROWS) if row.path in gone)
+    return (
+        f"this torch has no {path}, where scopes and states wait for the start; start "
+        f"{name} first: torch.{name}.init()"
+    )
+
+
+def _warn_of_no_queue(name: str, what: str) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        warn_caller(f"{what}: {_no_queue(name)}")
+
+
 def _restored_last(source: AcceleratorSource, module: Any) -> QueuedState | None:
     """Return the state that was put back last, if it is what would be saved now.
 
     So a body that suspends again and again does not make the queue longer.
     """
-    last = module._queued_calls[-1][0] if module._queued_calls else None
-    if isinstance(last, _Restore) and not module._lazy_seed_tracker.call_order:
+    last = _queue(module)[-1][0] if _queue(module) else None
+    if isinstance(last, _Restore) and not _tracker(module).call_order:
         if last.source.covers_as(source):
             return last.state
     return None
@@ -692,9 +828,9 @@ def _restored_last(source: AcceleratorSource, module: Any) -> QueuedState | None
 
 def _queue_seeds(module: Any) -> None:
     """Make the latest seeds calls like any other: torch would run them after all others."""
-    tracker = module._lazy_seed_tracker
+    tracker = _tracker(module)
     if tracker.call_order:
-        module._queued_calls.extend(entry for entry in tracker.call_order if entry)
+        _queue(module).extend(entry for entry in tracker.call_order if entry)
         tracker.manual_seed_all_cb = tracker.manual_seed_cb = None
         # A new list: a saved state keeps the old one.
         tracker.call_order = []
@@ -702,7 +838,7 @@ def _queue_seeds(module: Any) -> None:
 
 def _append(module: Any, change: _Change) -> None:
     """Queue a change behind all that is queued, the latest seeds included."""
-    queue = module._queued_calls
+    queue = _queue(module)
     _queue_seeds(module)
     last = queue[-1][0] if queue else None
     if isinstance(change, _Seed) and isinstance(last, _Seed):

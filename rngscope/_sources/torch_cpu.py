@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 
+from rngscope import _details
 from rngscope._errors import warn_caller
 from rngscope._seeds import source_seed
 from rngscope._sources.imported import imported
@@ -13,9 +14,9 @@ from rngscope._sources.plain import WORDS, check_keys, load_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any
-
 
 #: The seed, the words left and whether seeded (int32), the next word; the words, 8 bytes each.
 _STATE = struct.Struct(f"=QiiQ{WORDS}Q")
@@ -38,9 +39,9 @@ class TorchSource:
 
     def __init__(self) -> None:
         self._generator: Any = None
-        #: Tells whether torch.jit.trace runs, and the module that knows of torch.fx's tracers.
+        #: Tell whether torch.jit.trace records, and one of torch.fx's tracers.
         self._jit_state: Any = None
-        self._fx: Any = None
+        self._fx_records: Any = None
         self._images = SeedImages()
 
     def is_present(self) -> bool:
@@ -49,12 +50,12 @@ class TorchSource:
             self._generator = None
             return False
         self._generator = torch.default_generator
-        self._jit_state = torch._C._get_tracing_state
-        self._fx = sys.modules.get("torch.fx._symbolic_trace")
+        self._jit_state = _details.find(_details.JIT_TRACING) or _jit_state_in_public
+        self._fx_records = _find_fx_records()
         return True
 
     def save(self) -> Any:
-        if self._jit_state() is not None or (self._fx and self._fx._is_fx_tracing_flag):
+        if self._jit_state() is not None or self._fx_records():
             _warn_of_recording()
         return self._generator.get_state()
 
@@ -69,7 +70,7 @@ class TorchSource:
     replay = restore
 
     def save_and_seed(self, saved: list[Any], seed: int, independent: bool) -> None:
-        if self._jit_state() is not None or (self._fx and self._fx._is_fx_tracing_flag):
+        if self._jit_state() is not None or self._fx_records():
             _warn_of_recording()
         generator = self._generator
         saved.append(generator.get_state())
@@ -111,6 +112,27 @@ class TorchSource:
         return load_torch_state(fields, self.name)
 
 
+def _jit_state_in_public() -> Any:
+    """Return None unless torch.jit.trace records."""
+    return sys.modules["torch"].jit.is_tracing() or None
+
+
+def _find_fx_records() -> Callable[[], Any]:
+    """Return what tells whether one of torch.fx's tracers records in this thread."""
+    from functools import partial
+
+    flag = _details.FX_TRACING_FLAG
+    found = _details.find(_details.FX_TRACING_OF_THREAD, _details.FX_TRACING, flag)
+    if found is None:
+        return bool
+    if callable(found):
+        return found  # type: ignore[no-any-return]
+    if isinstance(found, bool):
+        return partial(vars(sys.modules[flag.module]).get, flag.name)
+    # Not getattr, which takes ten times as long for an attribute that is not there.
+    return lambda: found.__dict__.get("flag")
+
+
 def _warn_of_recording() -> None:
     # torch.export and make_fx record with torch.fx.
     warn_caller(
@@ -123,6 +145,16 @@ def _warn_of_recording() -> None:
 def torch_module() -> ModuleType | None:
     """Return torch once it is imported."""
     return imported("torch", "default_generator")
+
+
+def core_names(torch: Any) -> dict[str, Any]:
+    """Return the names of torch's compiled core; none where it is not where it was."""
+    core: Any = getattr(torch, _details.TORCH_CORE.name, None)
+    if core is None:
+        _details.find(_details.TORCH_CORE)
+        return {}
+    names: dict[str, Any] = vars(core)
+    return names
 
 
 def load_torch_state(fields: Any, where: str) -> bytes:
@@ -161,9 +193,15 @@ def tensor_bytes(state: Any) -> bytes:
     import ctypes
 
     # Not state.numpy().tobytes(): under FakeTensorMode that returns garbage.
-    torch = sys.modules["torch"]
-    with torch._C.DisableTorchFunction():
+    with without_torch_function():
         return ctypes.string_at(state.data_ptr(), state.numel())
+
+
+def without_torch_function() -> Any:
+    """Return a context in which no torch function mode sees what is done with tensors."""
+    from contextlib import nullcontext
+
+    return _details.find(_details.NO_TORCH_FUNCTION, default=nullcontext)()
 
 
 def set_generator(generator: Any, state: Any, where: str) -> None:
@@ -183,9 +221,8 @@ def as_tensor(generator: Any, data: bytes, where: str) -> Any:
 
     # The tensor is had from the generator itself, so that no torch operation runs that a
     # mode or a default device could redirect.
-    torch = sys.modules["torch"]
     tensor = generator.get_state()
-    with torch._C.DisableTorchFunction():
+    with without_torch_function():
         if tensor.numel() != len(data):
             raise ValueError(
                 f"{where} must be {tensor.numel()} bytes for this torch, not {len(data)}"
