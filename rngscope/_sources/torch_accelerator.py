@@ -199,12 +199,19 @@ class AcceleratorSource:
         if self.is_started(module):
             _refuse_capture(module, self.name, "save")
             return {i: g.get_state() for i, g in self.covered(module).items()}
-        with PatientLock(_start_lock(module, self.name)):
+        lock = PatientLock(_start_lock(module, self.name))
+        try:
+            lock.acquire()
+            state: Any = None
             if not module.is_initialized():
-                if not _has_queue(module, self.name):
-                    return _LeftOut()
-                return _restored_last(self, module) or QueuedState(self, module)
-        return self.save()
+                if _has_queue(module, self.name):
+                    state = _restored_last(self, module) or QueuedState(self, module)
+                else:
+                    state = _LeftOut()
+        finally:
+            lock.release()
+        # None: it has been started meanwhile.
+        return self.save() if state is None else state
 
     def capture(self) -> Any:
         module = self.module()
@@ -232,11 +239,15 @@ class AcceleratorSource:
         if module is None:
             return
         if not self.is_started(module):
-            with PatientLock(_start_lock(module, self.name)):
+            lock = PatientLock(_start_lock(module, self.name))
+            try:
+                lock.acquire()
                 if not module.is_initialized():
                     if not isinstance(state, _LeftOut):
                         state.put_back(module)
                     return
+            finally:
+                lock.release()
         if isinstance(state, _LeftOut):
             _warn_of_no_queue(
                 self.name,
@@ -306,7 +317,9 @@ class AcceleratorSource:
             # That it was present may have been found before a fork.
             return
         if not self.is_started(module):
-            with PatientLock(_start_lock(module, self.name)):
+            lock = PatientLock(_start_lock(module, self.name))
+            try:
+                lock.acquire()
                 if not module.is_initialized():
                     if _has_queue(module, self.name):
                         _append(module, change)
@@ -315,6 +328,8 @@ class AcceleratorSource:
                             self.name, f"{self.name} has not started and is left as it is"
                         )
                     return
+            finally:
+                lock.release()
         _refuse_capture(module, self.name, "change")
         change.apply(module, self.covered(module))
 
