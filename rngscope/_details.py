@@ -227,8 +227,8 @@ NUMPY_BIT_GENERATOR = Detail(
 
 TORCH_CORE = Detail(
     "torch", "torch", "_C",
-    "everything of torch below whose path begins with it",
-    "as said below",
+    "its names, which tell what this build has and whether a private backend has come",
+    "torch.version tells the one, and the other is looked at in each entry: slower",
 )
 JIT_TRACING = Detail(
     "torch", "torch._C", "_get_tracing_state",
@@ -380,7 +380,8 @@ RNG_FUNCTIONS = frozenset(
 GENERATORS = Detail(
     "torch", "torch.{}", "default_generators",
     "the default generators of an accelerator, one per device",
-    "torch.<accelerator>.get_rng_state and set_rng_state do it: slower",
+    "torch.<accelerator>.get_rng_state and set_rng_state do it after the start; before it, as "
+    "without _queued_calls",
 )
 MPS_GENERATOR = Detail(
     "torch", "torch.mps", "_get_default_mps_generator",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rngscope._open_scopes import OpenScope, change_together
 from rngscope._seeds import SEED_LIMIT, check_seed, short_repr
 from rngscope._sources import choose, load_what_is_lazy, present
+from rngscope._sources.torch_accelerator import AcceleratorSource
 from rngscope._state import RNGState, replayed_states
 
 TYPE_CHECKING = False
@@ -148,3 +149,6 @@ def seed_all(
     load_what_is_lazy(chosen)
     chosen = present(chosen)
     change_together([(source, source.seed, (number, independent)) for source in chosen])
+    for source in chosen:
+        if isinstance(source, AcceleratorSource):
+            source.warn_if_out_of_reach()

@@ -259,8 +259,10 @@ class SimulatedAccelerator:
         if name == "cuda":
             stand_ins += [
                 (module, "_cudart", object()),
-                # The real one counts the devices of the machine without starting anything.
+                # The real one asks a library of the driver, and where that has no answer the
+                # driver itself: only the library, asked alone, starts nothing.
                 (module, "_device_count_nvml", lambda: self.devices),
+                (module, "device_count", self._device_count),
             ]
         elif name == "xpu":
             stand_ins += [(core, "_has_xpu", True), (module, "_device_count_zes", lambda: -1)]

@@ -275,6 +275,8 @@ def test_under_grad_nothing_changes(levels, usual, unchanged):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+# From torch 2.14 on it is one of these.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")
 def test_under_other_transforms_nothing_changes(usual, unchanged):
     """jvp, vjp, jacrev and functionalize run the same program."""
     seen = []

@@ -137,6 +137,7 @@ def _find_present() -> tuple[Source, ...]:
     if is_settled and "torch" not in missing:
         torch = sys.modules["torch"]
         names, more_names = torch.__dict__, core_names(torch)
+        is_settled = bool(more_names)
     lengths = len(names), len(more_names)
     found = tuple(source for source in SOURCES if source.is_present())
     # So does a private backend that is registered and has not started.

@@ -1,8 +1,7 @@
 """The default generators of one accelerator type: CUDA, XPU, MPS, MTIA, a private one.
 
-An accelerator that has not started has no generators. torch keeps a queue for it: calls in
-``_queued_calls``, then the latest seeds in ``_lazy_seed_tracker``; when it starts, both run
-in this order. So the state of such an accelerator is a point in its queue
+An accelerator that has not started has no generators. torch keeps a queue for it: a list of
+calls, then a tracker of the latest seeds; when it starts, both run in this order. So the state of such an accelerator is a point in its queue
 (``QueuedState``): to save is to put a mark there, to seed is to append to it, to restore is
 to take out what came after the mark. When the accelerator starts meanwhile, the mark is
 called, and keeps what the generators hold at this point.
@@ -41,6 +40,7 @@ _QUEUE_ROWS = (
     _details.QUEUE_SEEDS_FOR_ALL,
     _details.QUEUE_SEEDS,
     _details.QUEUE_SEEDS_ORDER,
+    _details.GENERATORS,
 )
 #: Asks for all of them at once.
 _whole_queue = attrgetter(*[row.name for row in _QUEUE_ROWS])
@@ -303,6 +303,13 @@ class AcceleratorSource:
                 f"leave it out with restore(strict=False)"
             )
 
+    def warn_if_out_of_reach(self) -> None:
+        """Say that a change for good does not reach it."""
+        module = self.module()
+        if module is not None and not self.is_started(module):
+            if not _has_queue(module, self.name):
+                _warn_of_no_queue(self.name, f"{self.name} has not started and is not seeded")
+
     def only_present(self, state: CapturedStates) -> AcceleratorSource | None:
         """Return this source over those devices of ``state`` that are there."""
         module = self.module()
@@ -323,10 +330,6 @@ class AcceleratorSource:
                 if not module.is_initialized():
                     if _has_queue(module, self.name):
                         _append(module, change)
-                    else:
-                        _warn_of_no_queue(
-                            self.name, f"{self.name} has not started and is left as it is"
-                        )
                     return
             finally:
                 lock.release()
@@ -804,7 +807,7 @@ def _start_lock(module: Any, name: str) -> Any:
 
 
 def _has_queue(module: Any, name: str) -> bool:
-    """Tell whether we know where torch keeps what waits for the start."""
+    """Tell whether all is there that seeds and states need to wait for the start."""
     try:
         _whole_queue(module)
         return True
@@ -818,8 +821,8 @@ def _no_queue(name: str) -> str:
     gone = {row.path for row in _details.missing()}
     path = next(row.path for row in (row.on(name) for row in _QUEUE_ROWS) if row.path in gone)
     return (
-        f"this torch has no {path}, where scopes and states wait for the start; start "
-        f"{name} first: torch.{name}.init()"
+        f"this torch has no {path}, without which no seed or state can wait for the start; "
+        f"start {name} first: torch.{name}.init()"
     )
 
 
