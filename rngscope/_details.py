@@ -258,6 +258,11 @@ NO_TORCH_FUNCTION = Detail(
     "to read the bytes of a state tensor under any torch function mode",
     "the mode sees that a state is read",
 )
+CPU_STATE_LAYOUT = Detail(
+    "torch", "", "the bytes of a CPU generator's state",
+    "to refuse what cannot be one, and in pytest to tell a draw from a new seed",
+    "torch checks alone, and a report of leaks says 'moved'",
+)
 KEEP_OUT_OF_GRAPHS = Detail(
     "torch", "", "_torchdynamo_disable",
     "set on a function: torch.compile breaks the graph at the borders of a scope",

@@ -24,7 +24,7 @@ from rngscope._scope import rng_scope, seed_all
 from rngscope._seeds import check_seed, derive_seed
 from rngscope._sources import SOURCES, choose, load_what_is_lazy
 from rngscope._sources.plain import WORDS
-from rngscope._sources.torch_cpu import tensor_bytes, torch_module
+from rngscope._sources.torch_cpu import STATE_BYTES, tensor_bytes, torch_module
 from rngscope._state import RNGState
 
 TYPE_CHECKING = False
@@ -626,6 +626,8 @@ def _mersenne(name: str, state: Any) -> tuple[Any, ...] | None:
     if name == "torch":
         # A legacy layout that torch keeps for its files: ATen/CPUGeneratorImpl.cpp.
         data = bytes.fromhex(plain["state"])
+        if len(data) != STATE_BYTES:
+            return None
         seed, left, _, position = struct.unpack_from("=Qiiq", data)
         words = struct.unpack_from(f"={WORDS}Q", data, 24)
         return seed, words, WORDS if left == 1 and position == 0 else position

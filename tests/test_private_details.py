@@ -142,6 +142,24 @@ def test_the_memory_of_numpys_generator_is_as_known():
 
 
 @needs_torch
+def test_the_bytes_of_torchs_cpu_generator_are_as_known(monkeypatch):
+    """Where they are not, torch checks alone, and a report of leaks does not say how it moved."""
+    import torch
+
+    from rngscope import pytest_plugin
+    from rngscope._sources import torch_cpu
+
+    monkeypatch.setattr(_details, "_missing", {})
+    data = torch_cpu.tensor_bytes(torch.Generator().get_state())
+    torch_cpu.check_torch_state(data, "state")
+    assert _details.missing() == []
+    assert pytest_plugin._verb("torch", b"1" * 9, b"2" * 9) == "moved"
+    monkeypatch.setattr(torch_cpu, "STATE_BYTES", 9)
+    torch_cpu.check_torch_state(data, "state")
+    assert _details.missing() == [_details.CPU_STATE_LAYOUT]
+
+
+@needs_torch
 def test_torch_knows_the_attribute_that_keeps_functions_out_of_graphs():
     """What the public decorator sets."""
     out = program("""

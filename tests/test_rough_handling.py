@@ -332,7 +332,7 @@ def test_what_torch_itself_refuses_is_a_value_error(monkeypatch):
 
     state = torch_cpu.tensor_bytes(torch_cpu.torch_module().Generator().get_state())
     with monkeypatch.context() as patch:
-        patch.setattr(torch_cpu, "_STATE_BYTES", 0)
+        patch.setattr(torch_cpu, "STATE_BYTES", 0)
         with pytest.raises(ValueError, match="state is no state of a CPU generator: .*Invalid"):
             torch_cpu.check_torch_state(changed(state, 8, 0, "=i"), "state")
 

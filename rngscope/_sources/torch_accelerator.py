@@ -1,10 +1,11 @@
 """The default generators of one accelerator type: CUDA, XPU, MPS, MTIA, a private one.
 
 An accelerator that has not started has no generators. torch keeps a queue for it: a list of
-calls, then a tracker of the latest seeds; when it starts, both run in this order. So the state of such an accelerator is a point in its queue
-(``QueuedState``): to save is to put a mark there, to seed is to append to it, to restore is
-to take out what came after the mark. When the accelerator starts meanwhile, the mark is
-called, and keeps what the generators hold at this point.
+calls, then a tracker of the latest seeds; when it starts, both run in this order. So the
+state of such an accelerator is a point in its queue (``QueuedState``): to save is to put a
+mark there, to seed is to append to it, to restore is to take out what came after the mark.
+When the accelerator starts meanwhile, the mark is called, and keeps what the generators hold
+at this point.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: The seed, the words left and whether seeded (int32), the next word; the words, 8 bytes each.
 _STATE = struct.Struct(f"=QiiQ{WORDS}Q")
-_STATE_BYTES = 5056
+STATE_BYTES = 5056
 
 
 class TorchSource:
@@ -173,7 +173,7 @@ def check_torch_state(data: bytes, where: str) -> None:
     and the words of the Mersenne Twister, is that of ``CPUGeneratorImplStateLegacy``, which
     torch keeps for old states; a torch with another layout checks alone.
     """
-    if len(data) == _STATE_BYTES:
+    if len(data) == STATE_BYTES:
         _, left, is_seeded, following, *words = _STATE.unpack_from(data)
         is_position = left + following == WORDS + 1 or (left, following) == (1, 0)
         if not (is_seeded == 1 and 1 <= left <= WORDS and is_position):
@@ -184,6 +184,8 @@ def check_torch_state(data: bytes, where: str) -> None:
         set_generator(sys.modules["torch"].Generator(), data, where)
     except RuntimeError as error:
         raise ValueError(f"{where} is no state of a CPU generator: {error}") from None
+    # torch has taken it.
+    _details.proved(_details.CPU_STATE_LAYOUT, len(data) == STATE_BYTES)
 
 
 def tensor_bytes(state: Any) -> bytes:
