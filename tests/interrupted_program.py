@@ -89,8 +89,10 @@ def interrupted(body, rounds, longest):
 
 
 def locks_are_free():
-    """Tell whether no lock is left behind, neither ours nor NumPy's."""
+    """Tell whether no lock is left behind, neither ours nor one of the libraries."""
     locks = [_open_scopes.lock]
+    if "torch" in NAMES:
+        locks.append(sys.modules["torch"].cuda._initialization_lock)
     if "numpy" in NAMES:
         locks.append(sys.modules["numpy.random"].get_bit_generator().lock)
     # Older NumPys have plain locks, which say it in another word.

@@ -369,14 +369,17 @@ def test_a_lock_of_numpy_that_is_not_to_be_had_is_not_waited_for_for_ever(monkey
 def test_a_patient_lock_that_is_not_had_is_not_released():
     """For NumPys whose lock is not reentrant."""
     real = threading.Lock()
-    real.acquire()
-    lock = PatientLock(real)
-    assert not lock.acquire(True, 0.01)
-    lock.release()
-    assert real.locked()
-    real.release()
-    with lock:
+    with real:
+        lock = PatientLock(real)
+        lock.acquire(True, 0.01)
+        lock.release()
         assert real.locked()
+    lock = PatientLock(real)
+    lock.release()
+    lock = PatientLock(real)
+    lock.acquire()
+    assert real.locked()
+    lock.release()
     assert not real.locked()
 
 

@@ -778,12 +778,14 @@ def test_a_scope_leaves_the_seed_sequence_of_the_bit_generator_alone(road, numpy
     """numpy.random.seed() forgets it; a scope must not, or spawn() breaks afterwards."""
     bit_generator = numpy_random.MT19937(3)
     numpy_random.set_bit_generator(bit_generator)
-    sequence = bit_generator.seed_seq
+    # NumPy 1.25 made the attribute public.
+    name = "seed_seq" if hasattr(bit_generator, "seed_seq") else "_seed_seq"
+    sequence = getattr(bit_generator, name)
     assert sequence is not None
     for _ in range(3):
         with rng_scope(42):
             assert draw("numpy") == expected("numpy", 42)[0]
-    assert bit_generator.seed_seq is sequence
+    assert getattr(bit_generator, name) is sequence
 
 
 # Modes of torch ---------------------------------------------------------------------------

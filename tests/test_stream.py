@@ -466,7 +466,7 @@ def interrupted(step, at, files):
     """
     seen = 0
     previous = {}
-    looks = {"CALL", "RESUME", "JUMP_BACKWARD", "CALL_FUNCTION_EX"}
+    looks = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
 
     def trace(frame, event, _):
         nonlocal seen
@@ -478,19 +478,20 @@ def interrupted(step, at, files):
             previous[frame] = "RESUME"
         if event == "opcode":
             name = dis.opname[code.co_code[frame.f_lasti]]
-            last = previous.get(frame)
+            last = previous.get(frame, "")
             previous[frame] = name
             # The start of what the interpreter calls as __exit__ is not protected, which is
             # documented.
             is_start = last == "RESUME" and frame.f_back.f_code.co_filename not in files
-            if last in looks and not (is_start and code.co_name in ("__exit__", "leave")):
+            if last.startswith(looks) and not (is_start and code.co_name in ("__exit__", "leave")):
                 seen += 1
                 if seen == at:
                     raise KeyboardInterrupt
         return trace
 
     before = sys.gettrace()
-    # Python 3.12.1 traces opcodes only if some frame wants it before the tracing begins.
+    # Python 3.12 asks once, when the tracer is set, whether any frame wants opcodes. Without
+    # this, only those of a second call are traced.
     sys._getframe().f_trace_opcodes = True
     sys.settrace(trace)
     try:

@@ -63,7 +63,7 @@ class NumpySource(CopiedByName):
         if views is None:
             module = sys.modules["numpy.random"]
             return module.get_bit_generator(), module.get_state(legacy=False)
-        lock = views.lock
+        lock = views.lock or PatientLock(views.plain_lock)
         try:
             lock.acquire(True, PATIENCE)
             return views.bit_generator, bytes(views.words), bytes(views.gauss)
@@ -120,7 +120,7 @@ class NumpySource(CopiedByName):
         if independent:
             seed = source_seed(seed, self.name)
         words = self._images.get(seed) or self._words_of(seed, views)
-        lock = views.lock
+        lock = views.lock or PatientLock(views.plain_lock)
         try:
             lock.acquire(True, PATIENCE)
             saved.append((views.bit_generator, bytes(views.words), bytes(views.gauss)))
@@ -212,6 +212,7 @@ class _Views:
         "words",
         "gauss",
         "lock",
+        "plain_lock",
         "offset",
         "scratch",
         "scratch_bit_generator",
@@ -246,7 +247,7 @@ class _Views:
             and memory.may_be_fast()
             and _find_gauss(self.scratch)
         )
-        #: The MT19937 that ``words`` and ``lock`` belong to.
+        #: The MT19937 that ``words`` and the lock belong to.
         self.bit_generator: Any = None
 
     def _compare_seeding(self) -> bool:
@@ -275,8 +276,9 @@ class _Views:
         self.words = _view_words(bit_generator)
         state = self.global_state
         self.gauss = memory.view_memory(state, id(state) + self.offset, _GAUSS.size)
-        lock = bit_generator.lock
-        self.lock: Any = lock if isinstance(lock, _REENTRANT) else PatientLock(lock)
+        self.plain_lock: Any = bit_generator.lock
+        #: None for an older NumPy, whose lock is not reentrant.
+        self.lock: Any = self.plain_lock if isinstance(self.plain_lock, _REENTRANT) else None
         self.bit_generator = bit_generator
         return True
 
@@ -285,7 +287,7 @@ class _Views:
         # waits for us: numpy.random.shuffle runs a list's own code. Not a with statement,
         # which takes twice the time; no interrupt comes between acquire and its effect, nor,
         # unless something is asked before, between the last line and the release.
-        lock = self.lock
+        lock = self.lock or PatientLock(self.plain_lock)
         try:
             lock.acquire(True, PATIENCE)
             self.words[:] = words

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import filterfalse
+from operator import call
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -11,31 +14,37 @@ PATIENCE = 2.0
 
 
 class PatientLock:
-    """Holds a lock that is not reentrant, or goes on without it after two seconds.
+    """One use of a lock that is not reentrant, or two seconds later the same without it.
 
     Two locks of libraries may be held, while they run code of the program, by this very
     thread or by one that waits for ours: NumPy's while ``numpy.random.shuffle`` runs a
     list's own code, torch's while an accelerator starts. To wait for ever would be a
     deadlock; to go on without it is what the library itself does not do, hence the patience.
+
+    ::
+
+        lock = PatientLock(library.lock)
+        try:
+            lock.acquire()
+            ...
+        finally:
+            lock.release()  # once
+
+    No interrupt splits this, as it would a context manager: Python looks for signals after each
+    call, and where a function of Python begins. A plain lock does not tell who holds it. So one
+    call of C acquires it and notes that, and ``release`` is another, which releases it if noted.
     """
 
-    __slots__ = ("lock", "is_held")
+    __slots__ = ("_lock", "_notes", "release")
 
     def __init__(self, lock: Any) -> None:
-        self.lock = lock
-        self.is_held = False
+        self._lock = lock
+        #: Empty, or a note that this use holds the lock.
+        self._notes: list[bool] = []
+        # Calls the first; then, unless that returned nothing but 0, the second.
+        steps = map(call, (self._notes.__len__, lock.release))
+        self.release = filterfalse(None, steps).__next__
 
-    def acquire(self, blocking: bool = True, timeout: float = PATIENCE) -> bool:
-        self.is_held = self.lock.acquire(blocking, timeout)
-        return self.is_held
-
-    def release(self) -> None:
-        if self.is_held:
-            self.is_held = False
-            self.lock.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
+    def acquire(self, blocking: bool = True, timeout: float = PATIENCE) -> None:
+        """Wait for the lock, for ``timeout`` seconds at most."""
+        self._notes.extend(filter(None, map(self._lock.acquire, (blocking,), (timeout,))))

@@ -206,12 +206,19 @@ class AcceleratorSource(CopiedByName):
         if self.is_started(module):
             _refuse_capture(module, self.name, "save")
             return {i: g.get_state() for i, g in self.covered(module).items()}
-        with PatientLock(_start_lock(module, self.name)):
+        lock = PatientLock(_start_lock(module, self.name))
+        try:
+            lock.acquire()
+            state: Any = None
             if not module.is_initialized():
-                if not _has_queue(module, self.name):
-                    return _LeftOut()
-                return _restored_last(self, module) or QueuedState(self, module)
-        return self.save()
+                if _has_queue(module, self.name):
+                    state = _restored_last(self, module) or QueuedState(self, module)
+                else:
+                    state = _LeftOut()
+        finally:
+            lock.release()
+        # None: it has been started meanwhile.
+        return self.save() if state is None else state
 
     def capture(self) -> Any:
         module = self.module()
@@ -253,11 +260,15 @@ class AcceleratorSource(CopiedByName):
         if module is None:
             return
         if not self.is_started(module):
-            with PatientLock(_start_lock(module, self.name)):
+            lock = PatientLock(_start_lock(module, self.name))
+            try:
+                lock.acquire()
                 if not module.is_initialized():
                     if not isinstance(state, _LeftOut):
                         state.put_back(module)
                     return
+            finally:
+                lock.release()
         if isinstance(state, _LeftOut):
             _warn_of_no_queue(
                 self.name,
@@ -334,11 +345,15 @@ class AcceleratorSource(CopiedByName):
             # That it was present may have been found before a fork.
             return
         if not self.is_started(module):
-            with PatientLock(_start_lock(module, self.name)):
+            lock = PatientLock(_start_lock(module, self.name))
+            try:
+                lock.acquire()
                 if not module.is_initialized():
                     if _has_queue(module, self.name):
                         _append(module, change)
                     return
+            finally:
+                lock.release()
         _refuse_capture(module, self.name, "change")
         change.apply(module, self.covered(module))
 
