@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rngscope._copies import add_attributes, added_attributes
 from rngscope._errors import NeedsParentheses, find_frame, warn_caller
 from rngscope._not_covered import warn_at_end
 from rngscope._open_scopes import (
@@ -71,7 +72,7 @@ class same_draws(metaclass=NeedsParentheses):
     ) -> None:
         self._template = rng_scope(sources=sources, devices=devices, generators=generators)
         #: The block that the others repeat, from its entry on.
-        self._first: _FirstBlock | None = None
+        self._first: _FirstBlock | _CopiedBlock | None = None
         self._open: OpenScope | None = None
 
     def __enter__(self) -> Self:
@@ -105,8 +106,36 @@ class same_draws(metaclass=NeedsParentheses):
     keep_out_of_graphs(__enter__)
     keep_out_of_graphs(__exit__)
 
+    def __getstate__(self) -> tuple[dict[str, Any], rng_scope, RNGState | None]:
+        block, first = self._open, self._first
+        if block is not None and (block.saved is not None or block.position is not None):
+            raise RuntimeError(
+                "cannot copy or pickle a same_draws() while a block of it is open or suspended: "
+                "leave the block first"
+            )
+        state = None if first is None or first.found is None else first.state()
+        return added_attributes(self, same_draws.__slots__), self._template, state
+
+    def __setstate__(self, state: tuple[dict[str, Any], rng_scope, RNGState | None]) -> None:
+        attributes, self._template, repeated = state
+        self._open = None
+        self._first = None if repeated is None else _CopiedBlock(repeated)
+        add_attributes(self, attributes)
+
     def __repr__(self) -> str:
         return f"<same_draws over {', '.join(source.name for source in self._template.sources)}>"
+
+
+class _CopiedBlock:
+    """What a copy knows of the first block of its original: the state in which that began."""
+
+    __slots__ = ("found",)
+
+    def __init__(self, state: RNGState) -> None:
+        self.found = state
+
+    def state(self) -> RNGState:
+        return self.found
 
 
 class _FirstBlock(OpenScope):

@@ -50,7 +50,7 @@ def _meaning_of(
     sources = SOURCES if sources is None else sources
     replayed = None if state is None else replayed_states(state, sources)
     # Also has this process take turns.
-    exclusive = check_exclusive(exclusive)
+    exclusive = exclusive if exclusive is False else check_exclusive(exclusive)
     return _Meaning((sources, seed, independent, replayed, begins, exclusive))
 
 

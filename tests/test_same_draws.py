@@ -1,7 +1,9 @@
 """same_draws: an image and its mask draw alike, and the program goes on."""
 
 import asyncio
+import copy
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -415,3 +417,48 @@ def test_wrong_arguments_are_those_of_rng_scope():
         same_draws(42)
     with pytest.raises(TypeError, match=r"write with same_draws\(\):"), same_draws:
         pass
+
+
+# Copies ------------------------------------------------------------------------------------
+
+each_way = pytest.mark.parametrize(
+    "way", [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))]
+)
+
+
+@each_way
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_copy_means_the_same_and_is_independent(way, is_begun, unchanged):
+    """Law 11: it repeats the first block of its original, or has a first block of its own."""
+    pair = same_draws(sources=["python"])
+    with rng_scope(7):
+        if is_begun:
+            with pair:
+                first = random.random()
+        twin = way(pair)
+        with twin:
+            drawn = random.random()
+        if is_begun:
+            assert drawn == first
+        else:
+            with pair:
+                assert random.random() != drawn
+        with twin:
+            assert random.random() == drawn
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_is_open_refuses_to_be_copied(way, unchanged):
+    pair = same_draws()
+    with rng_scope(7), pair:
+        with pytest.raises(RuntimeError, match="open or suspended: leave the block first"):
+            way(pair)
+
+
+@each_way
+def test_a_scope_over_named_sources_stays_one(way, unchanged):
+    """Law 11: a copy expects the sources that its original has asked for."""
+    twin = way(rng_scope(42, sources=["python"]))
+    assert type(twin.sources).__name__ == "NamedSources" and twin.sources.has_names
+    with twin:
+        assert random.random() == random.Random(42).random()
