@@ -76,6 +76,8 @@ class Generators:
                 module, _, attribute = name.rpartition(".")
             self.waiting.setdefault(module, []).append((attribute, True))
         self.sources: tuple[Any, ...] = ()
+        #: How many modules there were when they were looked through.
+        self._looked_at = 0
         #: What is wrong with a name, once that shows.
         self.wrong = ""
 
@@ -86,6 +88,9 @@ class Generators:
             complete: a module that has run, although its import has not ended yet.
         """
         found: list[Any] = []
+        if not complete and len(sys.modules) == self._looked_at:
+            return found
+        self._looked_at = len(sys.modules)
         for name in [name for name in self.waiting if name in sys.modules]:
             if name == complete or imported(name, "__spec__") is not None:
                 module = sys.modules[name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from _thread import RLock, get_ident
+from _thread import get_ident
 from fnmatch import fnmatch
 from functools import partial
 from importlib.machinery import SourceFileLoader
@@ -59,8 +59,8 @@ class Imports:
         self.thread = get_ident()
         #: The modules that run now.
         self.modules: list[ModuleType] = []
-        #: Held while streams change and states are looked at, which may import something.
-        self.unheard = RLock()
+        #: While streams change and states are looked at, which may import something.
+        self.is_deaf = False
         self.test_files: list[str] = ["conftest.py", *run.config.getini("python_files")]
 
     def start(self) -> None:
@@ -85,7 +85,7 @@ class Imports:
 
     def wants(self, module: ModuleType) -> bool:
         """Tell whether this import is to be heard of."""
-        if get_ident() != self.thread or self.unheard._is_owned():  # type: ignore[attr-defined]
+        if get_ident() != self.thread or self.is_deaf:
             return False
         # A loader that calls that of its base class would run it twice.
         return not any(module is other for other in self.modules)

@@ -6,7 +6,7 @@ import random
 import struct
 from typing import NamedTuple
 
-from rngscope._sources import SOURCES, load_what_is_lazy
+from rngscope._sources import SOURCES, load_what_is_lazy, present
 from rngscope._sources.plain import WORDS
 from rngscope._sources.torch_cpu import STATE_BYTES, tensor_bytes
 from rngscope._state import RNGState
@@ -88,7 +88,7 @@ class Watch:
 def _states_below(own: list[OpenScope]) -> dict[str, Any]:
     """Return where the RNGs stand under some scopes: source name -> state."""
     states = {}
-    for source in SOURCES:
+    for source in present(SOURCES):
         state = None
         for scope in own:
             place = scope._place_of(source)

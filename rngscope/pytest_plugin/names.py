@@ -55,15 +55,18 @@ def path_name(path: Path) -> str:
 
 def node_id(node: pytest.Item | pytest.Collector) -> str:
     """Return the node id as it is without xdist, which appends the name of a group."""
-    head, at, _ = node.nodeid.rpartition("@")
-    return head if at and node.get_closest_marker("xdist_group") else node.nodeid
+    name: str = node.nodeid
+    if "@" not in name or not node.get_closest_marker("xdist_group"):
+        return name
+    return name.rpartition("@")[0]
 
 
 def node_name(node: Any) -> str:
     """Return the node id with the path from the project; the session has none."""
-    if not node.nodeid:
+    name = node_id(node)
+    if not name:
         return ""
-    _, colons, rest = node_id(node).partition("::")
+    _, colons, rest = name.partition("::")
     return path_name(node.path) + colons + rest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import pytest
 
@@ -70,7 +70,7 @@ class Run:
 
     # The run -----------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def has_randomly(self) -> bool:
         """Tell whether pytest-randomly seeds every test."""
         has_plugin = self.config.pluginmanager.has_plugin("randomly")
@@ -111,9 +111,9 @@ class Run:
 
     def watch_who_runs(self) -> None:
         """Look at the RNGs for the innermost of what runs now."""
-        if self.watch is not None:
-            stretch = self.running[-1] if self.running else None
-            self.watch.switch(stretch if stretch and stretch.is_watched else None)
+        assert self.watch is not None
+        stretch = self.running[-1] if self.running else None
+        self.watch.switch(stretch if stretch and stretch.is_watched else None)
 
     def take_in_generators(self, complete: str = "") -> None:
         """Have all that runs now cover the RNG objects whose modules are there by now."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from _thread import get_ident
-from functools import partial
 
 import pytest
 
@@ -109,15 +108,23 @@ class Stretch:
     def begin(self, phase: str) -> None:
         """Take up the streams."""
         self.phase = phase
-        with self.run.imports.unheard:
+        imports = self.run.imports
+        imports.is_deaf = True
+        try:
             self._begin()
+        finally:
+            imports.is_deaf = False
 
     def end(self, is_last: bool = False) -> None:
         """Put the streams aside, or leave them for good."""
         # Otherwise its beginning failed.
         if self.run.running[-1:] == [self]:
-            with self.run.imports.unheard:
+            imports = self.run.imports
+            imports.is_deaf = True
+            try:
                 self._end(is_last)
+            finally:
+                imports.is_deaf = False
 
     def _begin(self) -> None:
         run = self.run
@@ -127,21 +134,24 @@ class Stretch:
             self.put_test_aside()
         try:
             for stream in self.streams:
-                self.take_up(stream)
+                if run.generators.sources:
+                    self.join(stream)
+                stream.take_up()
         except BaseException:
             _each(s.put_aside for s in self.streams[::-1] if s.saved is not None)
             raise
-        self.before = scopes[:]
-        if not self.streams and self.base is None:
-            self.base = scopes[:]
+        if not self.streams:
+            self.before = scopes[:]
+            if self.base is None:
+                self.base = scopes[:]
         run.running.append(self)
-        run.watch_who_runs()
+        if run.watch is not None:
+            run.watch_who_runs()
 
-    def take_up(self, stream: OpenScope) -> None:
-        """Take up one stream, over the generators too that are there by now."""
-        if self.run.generators.sources and stream in self.whole:
+    def join(self, stream: OpenScope) -> None:
+        """Have one stream cover the generators that are there by now, from its next entry on."""
+        if stream in self.whole:
             self.run.generators.join(stream)
-        stream.take_up()
 
     def put_test_aside(self) -> None:
         """Leave the streams of the test around a fixture that has none of its own.
@@ -162,19 +172,26 @@ class Stretch:
             if is_last and (self.item or self.streams):
                 self.leave_what_is_open()
         finally:
-            _each((s.leave if is_last else s.put_aside) for s in self.streams[::-1])
+            if len(self.streams) == 1:
+                # What most tests have.
+                self.streams[0].leave() if is_last else self.streams[0].put_aside()
+            else:
+                _each((s.leave if is_last else s.put_aside) for s in self.streams[::-1])
             still_open: list[OpenScope] = []
             if self.is_wide and not self.streams:
                 # Those of this phase: what a test has opened before its tear-down is the test's.
                 still_open = [scope for scope in self.own_scopes() if scope not in self.before]
             around, self.around = self.around, None
             if around is not None:
-                _each(partial(around.take_up, stream) for stream in around.streams)
+                for stream in around.streams:
+                    around.join(stream)
+                _each(stream.take_up for stream in around.streams)
         if running:
             outer = running[-1].part_of or running[-1]
             if outer.base is not None:
                 outer.base += still_open
-            self.run.watch_who_runs()
+            if watch is not None:
+                self.run.watch_who_runs()
 
     def own_scopes(self) -> list[OpenScope]:
         """Return the scopes that this stretch has opened and that are open now."""
