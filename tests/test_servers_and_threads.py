@@ -499,8 +499,10 @@ def test_a_function_that_waits_for_a_decorated_coroutine_is_told(monkeypatch, un
     assert number == alone(1, 1)[0]
 
 
-def test_functions_that_wait_do_not_fill_the_executor(unchanged):
-    """One at a time is given to it, in the order in which they came."""
+def test_functions_that_wait_do_not_fill_the_executor(monkeypatch, unchanged):
+    """One at a time is given to it, in the order in which they came; each is told at once."""
+    monkeypatch.setattr(_turns, "GLANCE", 10 * LONG)
+    monkeypatch.setattr(_threads, "GLANCE", 10 * LONG)
     go_on, order = threading.Event(), []
 
     def work(seed):
@@ -1917,6 +1919,17 @@ def test_a_scope_in_the_middle_of_another_ones_entry_does_not_wait(unchanged):
             pass
         assert found == [alone(3, 1)[0], alone(4, 1)[0]]
         assert _turns.claims == _turns.granted == []
+
+
+def test_a_turn_that_is_given_up_is_passed_on_at_once(unchanged):
+    """Nobody looks by itself in the meantime."""
+    with _turns.lock:
+        first, second = (_turns.Claim(None, SOURCES, True) for _ in range(2))
+        second.thread = -1
+        assert first.take() and not second.take()
+    first.drop()
+    assert _turns.granted == [second] and not second.bell.locked()
+    second.drop()
 
 
 def test_a_late_error_of_the_entry_gives_the_turn_back(unchanged):
