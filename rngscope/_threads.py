@@ -148,15 +148,14 @@ class Loan(Claim):
             self.error = RuntimeError(message)
             self.future.set_result(None)
             return
+        self.scope = self.scopes[-1]
+        for scope in self.scopes:
+            self.sources += _sources(scope)
+            if type(scope.exclusive) is float:
+                self.limit = max(self.limit or 0.0, scope.exclusive)
         with lock:
-            self.scope = self.scopes[-1]
-            for scope in self.scopes:
-                self.sources += _sources(scope)
-                if type(scope.exclusive) is float:
-                    self.limit = max(self.limit or 0.0, scope.exclusive)
             # What stays open below the bodies, around the event loop for instance.
-            everybody: list[Any] = [*_turns.scopes, *granted]
-            self.beneath = tuple(item for item in everybody if item.thread == self.thread)
+            self.beneath = _turns.all_of(self.thread)
             claims.append(self)
         self.look()
 
@@ -233,10 +232,13 @@ class Loan(Claim):
 
     def drop(self) -> None:
         with lock:
-            for scope in self.scopes:
-                if _lent.get(scope) is self:
-                    del _lent[scope]
+            self._give_back()
             super().drop()
+
+    def _give_back(self) -> None:
+        for scope in self.scopes:
+            if _lent.get(scope) is self:
+                del _lent[scope]
 
     def withdraw(self) -> bool:
         """Let the function never begin; False if it has its turn already."""
@@ -309,8 +311,17 @@ class _Step(Claim):
 
     def grant(self) -> None:
         super().grant()
-        # Should the loop not come to it, others are not kept out for ever.
-        self.until = FOREVER if self.is_blocking else monotonic() + RESERVED
+        if not self.is_blocking:
+            # Should the loop not come to it, others are not kept out for ever.
+            self.until = monotonic() + RESERVED
+
+    def take(self) -> bool:
+        if not super().take():
+            return False
+        if not self.is_blocking:
+            # From here to the step it is not far.
+            self.until = monotonic() + RESERVED
+        return True
 
     def ring(self) -> None:
         super().ring()

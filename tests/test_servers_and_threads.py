@@ -499,8 +499,10 @@ def test_a_function_that_waits_for_a_decorated_coroutine_is_told(monkeypatch, un
     assert number == alone(1, 1)[0]
 
 
-def test_functions_that_wait_do_not_fill_the_executor(unchanged):
-    """One at a time is given to it, in the order in which they came."""
+def test_functions_that_wait_do_not_fill_the_executor(monkeypatch, unchanged):
+    """One at a time is given to it, in the order in which they came; each is told at once."""
+    monkeypatch.setattr(_turns, "GLANCE", 10 * LONG)
+    monkeypatch.setattr(_threads, "GLANCE", 10 * LONG)
     go_on, order = threading.Event(), []
 
     def work(seed):
@@ -1919,6 +1921,17 @@ def test_a_scope_in_the_middle_of_another_ones_entry_does_not_wait(unchanged):
         assert _turns.claims == _turns.granted == []
 
 
+def test_a_turn_that_is_given_up_is_passed_on_at_once(unchanged):
+    """Nobody looks by itself in the meantime."""
+    with _turns.lock:
+        first, second = (_turns.Claim(None, SOURCES, True) for _ in range(2))
+        second.thread = -1
+        assert first.take() and not second.take()
+    first.drop()
+    assert _turns.granted == [second] and not second.bell.locked()
+    second.drop()
+
+
 def test_a_late_error_of_the_entry_gives_the_turn_back(unchanged):
     """The scope had waited for it; then an RNG could not be saved."""
     own = Failing(1)
@@ -2183,25 +2196,16 @@ def test_a_scope_in_the_middle_of_another_ones_entry_is_not_warned(unchanged):
 
 
 def test_a_task_of_many_steps_gets_no_more_time_than_one_of_one(unchanged):
-    """Its steps overlap the scope of a thread one after the other: there is a warning."""
-    errors = []
-
-    def work():
-        try:
-            enter_a_block()
-        except RuntimeWarning as error:
-            errors.append(str(error))
-
-    @seeded(1)
-    async def body(thread):
-        thread.start()
-        while thread.is_alive():
-            time.sleep(0.005)
-            await asyncio.sleep(0)
-        return pull()
-
-    assert run(body(threading.Thread(target=work))) == alone(1, 1)[0]
-    assert errors == [] or "task 'Task-" in errors[0]
+    """Its steps may overlap the scope of a thread one after the other."""
+    mine = rng_scope(2)
+    with open_in_a_thread(rng_scope(1)):
+        with _turns.lock:
+            first = _turns.needed_before(mine, None)
+            time.sleep(0.002)
+            second = _turns.needed_before(mine, first)
+            third = _turns.needed_before(mine, None)
+    assert first is not second
+    assert first.patient_until == second.patient_until < third.patient_until
 
 
 class OfTheProcess(OpenScope):
@@ -2262,6 +2266,7 @@ def test_a_program_under_rngscope_run_may_have_exclusive_threads(tmp_path):
 
 def test_a_seeded_test_may_have_threads_and_servers(tmp_path):
     """Under --rng-seed and the marker, with fixtures that are wider, and under Hypothesis."""
+    pytest.importorskip("hypothesis")
     suite = tmp_path / "test_it.py"
     suite.write_text(
         textwrap.dedent(
