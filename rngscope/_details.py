@@ -62,6 +62,8 @@ class Detail:
         return f"<Detail {self.path} of {self.library}>"
 
 
+#: Not None, which may be what a name stands for.
+_ABSENT = object()
 #: What was looked for and not found, by path.
 _missing: dict[str, Detail] = {}
 
@@ -77,10 +79,9 @@ def find(*rows: Detail, default: Any = None) -> Any:
         if found is None:
             continue
         looked_for.append(row)
-        try:
-            for part in row.name.split("."):
-                found = getattr(found, part)
-        except AttributeError:
+        for part in row.name.split("."):
+            found = getattr(found, part, _ABSENT)
+        if found is _ABSENT:
             continue
         for other in rows:
             _missing.pop(other.path, None)

@@ -41,6 +41,8 @@ def import_without(paths):
         sys.modules["rngscope._sources.mersenne"]._layout_is_known = lambda: False
     if "the memory of numpy.random.RandomState" in paths:
         sys.modules["rngscope._sources.numpy"]._prove_gauss = lambda scratch: False
+    if "the bytes of a CPU generator's state" in paths:
+        sys.modules["rngscope._sources.torch_cpu"].STATE_BYTES = 9
     return details
 
 

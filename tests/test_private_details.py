@@ -620,7 +620,7 @@ def test_a_partial_in_a_class_is_left_alone_in_every_version(partial):
 
         test_partial = partial(random.Random)
 
-    # Python 3.13, which only warns of what is to come, makes an exception for partials.
+    # Python 3.13, where partial only warns that it will bind, says of both that they do not.
     assert sys.version_info[:2] == (3, 13) or inspect.isroutine(BindingPartial(random.Random))
     before = vars(Tests)["test_partial"]
     decorated = seeded(42)(Tests)

@@ -23,7 +23,11 @@ fast_roads = True
 
 def may_be_fast() -> bool:
     """Tell whether this interpreter lets memory be copied under a lock that all share."""
-    has_gil = sys.version_info < (3, 13) or _details.find(_details.HAS_GIL, default=bool)()
+    ask = getattr(sys, _details.HAS_GIL.name, None)
+    # Before, there was nothing to ask.
+    is_old = sys.version_info < (3, 13)
+    _details.proved(_details.HAS_GIL, is_old or ask is not None)
+    has_gil = is_old if ask is None else ask()
     return fast_roads and has_gil and sys.implementation.name == "cpython"
 
 

@@ -33,8 +33,12 @@ if TYPE_CHECKING:
     #: Device index -> the tensor that ``get_state()`` returned.
     States = dict[int, Any]
 
-#: torch's private parts of an accelerator's module. The first two are asked for only where
-#: ``_has_queue`` has found them.
+#: torch's private parts, by name, and how to get those that ``_has_queue`` has found.
+_CORE = _details.TORCH_CORE.name
+_IN_BAD_FORK = _details.IN_BAD_FORK.name
+_STARTING = _details.STARTING.name
+_START_LOCK = _details.START_LOCK.name
+_GENERATORS = _details.GENERATORS.name
 _queue = attrgetter(_details.QUEUE.name)
 _tracker = attrgetter(_details.QUEUE_SEEDS.name.partition(".")[0])
 _QUEUE_ROWS = (
@@ -52,6 +56,8 @@ _VERSIONS = {"cuda": ("cuda", "hip"), "xpu": ("xpu",)}
 
 #: Accelerators that were seen started; kept only where torch cannot tell a forked child.
 _seen_started: set[str] = set()
+#: Accelerators that were found to have one.
+_with_queue: set[str] = set()
 #: Accelerators whose lack of a queue was warned of.
 _warned: set[str] = set()
 
@@ -86,6 +92,8 @@ class AcceleratorSource(CopiedByName):
     ) -> None:
         self.name = name
         self.identity = f"accelerator {name}"
+        #: What torch's core has if it is built for it.
+        self.init = _details.IS_BUILT.name.format(name)
         #: Device indices, None for all; None among them stands for the current device.
         self.devices = devices
         #: Device indices that are left out.
@@ -133,7 +141,8 @@ class AcceleratorSource(CopiedByName):
         torch = torch_module()
         if torch is None:
             return False
-        if _details.IS_BUILT.name.format(self.name) in core_names(torch):
+        core = getattr(torch, _CORE, None)
+        if core is not None and self.init in core.__dict__:
             return True
         # That is the answer no, unless torch says otherwise.
         if not any(getattr(torch.version, name, None) for name in _VERSIONS[self.name]):
@@ -148,19 +157,21 @@ class AcceleratorSource(CopiedByName):
         module = sys.modules["torch"].__dict__[self.name]
         # In a forked child of a process that had started it, the accelerator is unusable,
         # and every call says so with an error.
-        return None if _is_in_bad_fork(module, self.name) else module
+        ask = getattr(module, _IN_BAD_FORK, None)
+        is_in_bad_fork = ask() if ask is not None else _has_ended(module, self.name)
+        return None if is_in_bad_fork else module
 
     def is_started(self, module: Any) -> bool:
         """Tell whether the generators exist, without asking the driver anything."""
         # While the queued calls run, the generators exist already.
         return module.is_initialized() or hasattr(
-            getattr(module, _details.STARTING.name, None), "is_initializing"
+            getattr(module, _STARTING, None), "is_initializing"
         )
 
     def generators(self, module: Any) -> list[Any]:
         """Return one default generator per device of a started accelerator."""
         # Not device_count(): hidden devices and MIG make it lie (pytorch#95784, #131667).
-        found = getattr(module, _details.GENERATORS.name, None)
+        found = getattr(module, _GENERATORS, None)
         if found is not None:
             return list(found)
         _details.find(_details.GENERATORS.on(self.name))
@@ -206,7 +217,7 @@ class AcceleratorSource(CopiedByName):
         if self.is_started(module):
             _refuse_capture(module, self.name, "save")
             return {i: g.get_state() for i, g in self.covered(module).items()}
-        lock = PatientLock(_start_lock(module, self.name))
+        lock = PatientLock(getattr(module, _START_LOCK, None) or _own_lock(self.name))
         try:
             lock.acquire()
             state: Any = None
@@ -260,7 +271,7 @@ class AcceleratorSource(CopiedByName):
         if module is None:
             return
         if not self.is_started(module):
-            lock = PatientLock(_start_lock(module, self.name))
+            lock = PatientLock(getattr(module, _START_LOCK, None) or _own_lock(self.name))
             try:
                 lock.acquire()
                 if not module.is_initialized():
@@ -345,7 +356,7 @@ class AcceleratorSource(CopiedByName):
             # That it was present may have been found before a fork.
             return
         if not self.is_started(module):
-            lock = PatientLock(_start_lock(module, self.name))
+            lock = PatientLock(getattr(module, _START_LOCK, None) or _own_lock(self.name))
             try:
                 lock.acquire()
                 if not module.is_initialized():
@@ -499,7 +510,7 @@ class PrivateSource(AcceleratorSource):
         return bool(getattr(module, "is_initialized", lambda: True)())
 
     def generators(self, module: Any) -> list[Any]:
-        if hasattr(module, _details.GENERATORS.name):
+        if hasattr(module, _GENERATORS):
             return super().generators(module)
         return [_FunctionGenerator(module, self.name, i) for i in range(module.device_count())]
 
@@ -818,32 +829,28 @@ class _Restore(_Change):
         self.source.set_each(module, self.state.states(module))
 
 
-def _is_in_bad_fork(module: Any, name: str) -> bool:
-    """Tell whether this is a forked child of a process that had started the accelerator."""
-    ask = getattr(module, _details.IN_BAD_FORK.name, None)
-    if ask is not None:
-        return bool(ask())
+def _has_ended(module: Any, name: str) -> bool:
+    """Tell whether an accelerator that had started has not any more: only a fork does that."""
     _details.find(_details.IN_BAD_FORK.on(name))
-    # It never ends but by a fork.
     if module.is_initialized():
         _seen_started.add(name)
         return False
     return name in _seen_started
 
 
-def _start_lock(module: Any, name: str) -> Any:
-    """Return torch's lock for the start."""
-    lock = getattr(module, _details.START_LOCK.name, None)
-    if lock is None:
-        _details.find(_details.START_LOCK.on(name))
-        lock = allocate_lock()
-    return lock
+def _own_lock(name: str) -> Any:
+    """Return a lock in place of torch's lock for the start."""
+    _details.find(_details.START_LOCK.on(name))
+    return allocate_lock()
 
 
 def _has_queue(module: Any, name: str) -> bool:
     """Tell whether all is there that seeds and states need to wait for the start."""
+    if name in _with_queue:
+        return True
     try:
         _whole_queue(module)
+        _with_queue.add(name)
         return True
     except AttributeError:
         for row in _QUEUE_ROWS:
