@@ -191,6 +191,15 @@ def test_the_seed_that_workers_are_told_goes_before_what_the_user_wrote():
     assert with_seed(asked, None) == tuple(map(str, asked))
 
 
+def test_without_pytests_own_plugin_for_python_conftest_files_are_seeded(suite):
+    """Law: a suite of doctests alone is a suite."""
+    (suite.path / "test_it.txt").write_text(">>> from conftest import note\n>>> note('x')\n")
+    (suite.path / "conftest.py").write_text(DRAWING)
+    notes = suite.notes("--rng-seed=7", "-p", "no:python", passed=1)
+    assert notes["conftest"] == imported("conftest.py")
+    assert notes["x"] == draws(derive_seed(7, "test_it.txt::test_it.txt"), 1)
+
+
 def test_a_module_that_fails_leaves_no_stream_behind(suite):
     """Law: an import that raises puts everything back; its traceback has no frame of ours."""
     (suite.path / "broken.py").write_text("import random\nrandom.seed(1)\n1 / 0\n")

@@ -61,7 +61,10 @@ class Imports:
         self.modules: list[ModuleType] = []
         #: While streams change and states are looked at, which may import something.
         self.is_deaf = False
-        self.test_files: list[str] = ["conftest.py", *run.config.getini("python_files")]
+        self.test_files = ["conftest.py"]
+        # With -p no:python there is no such option.
+        if run.config.pluginmanager.has_plugin("python"):
+            self.test_files += run.config.getini("python_files")
 
     def start(self) -> None:
         """Hear of each import from now on."""
