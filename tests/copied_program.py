@@ -147,7 +147,7 @@ class Owned:
 
     def __init__(self, owner):
         self.generators = [generator(name, 14) for name in NAMES]
-        self.owner = owner(15, generators=self.generators, sources=[])
+        self.owner = owner(15, generators=self.generators, sources=[], independent=True)
 
     def draws(self):
         return [draw(name, own) for name, own in zip(NAMES, self.generators)]

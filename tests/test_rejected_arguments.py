@@ -671,5 +671,6 @@ def test_every_public_name_is_there():
         "same_draws",
         "seed_all",
         "seeded",
+        "to_thread",
     }
     assert all(hasattr(rngscope, name) for name in names)
