@@ -511,5 +511,6 @@ def test_every_public_name_is_there():
         "rng_scope",
         "seed_all",
         "seeded",
+        "to_thread",
     }
     assert all(hasattr(rngscope, name) for name in names)
