@@ -106,6 +106,9 @@ class OpenScope:
         #: Whether it keeps the scopes of other threads out; a number of seconds: so too, and
         #: for how long it waits for them.
         self.exclusive = exclusive
+        if exclusive:
+            # Here too: it may be the copy of a scope that another process made.
+            _turns.expect_exclusive_scopes()
         #: Those of the sources that are there.
         self.covered: tuple[Source, ...] = ()
         #: What was found at entry, one state for each covered source; None while not open.

@@ -1953,6 +1953,18 @@ def test_a_late_error_of_the_entry_gives_the_turn_back(unchanged):
     assert len(errors) == 1 and _turns.claims == _turns.granted == []
 
 
+def test_a_copy_that_came_from_another_process_is_exclusive_too(monkeypatch, unchanged):
+    """Nobody has checked its arguments here; what it is made of is enough."""
+    monkeypatch.setattr(_turns, "_has_exclusive_scopes", False)
+    monkeypatch.setattr(_turns, "looks_closely", False)
+    values = rng_scope(1).values
+    copy = OpenScope(*values[:-1], 0.05)
+    with open_in_a_thread(rng_scope(2)):
+        with pytest.raises(TimeoutError, match="has waited 0.05 seconds"):
+            with copy:
+                pass
+
+
 FRESH = """
 import sys, threading
 from rngscope import RNGStream, _turns, rng_scope, seeded
