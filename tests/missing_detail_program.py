@@ -212,7 +212,9 @@ def a_bit_generator_that_is_swapped_is_put_back(rngscope):
 
 def a_scope_that_ends_in_the_entry_of_another_waits(rngscope):
     """A finalizer may end a scope while this thread is in the middle of entering another."""
-    inner = rngscope.rng_scope(1)
+    second = random.Random(4)
+    before = second.getstate()
+    inner = rngscope.rng_scope(1, generators=[second])
 
     class Meddler(random.Random):
         is_on = False
@@ -228,9 +230,12 @@ def a_scope_that_ends_in_the_entry_of_another_waits(rngscope):
         warnings.simplefilter("ignore", RuntimeWarning)
         inner.__enter__()
         Meddler.is_on = True
-        with rngscope.rng_scope(2, generators=[own]):
+        # When the first one is saved, what is above the other scope has not saved the second.
+        with rngscope.rng_scope(2, generators=[own, second]):
             drawn = draws()
+            assert second.random() == random.Random(2).random()
     assert drawn["python"] == expected(2)["python"]
+    assert second.getstate() == before
 
 
 def deterministic_is_put_back(rngscope):
