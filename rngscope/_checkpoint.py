@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from _thread import get_ident
 
+from rngscope import _details
 from rngscope._errors import warn_caller
 from rngscope._scope import rng_scope
 from rngscope._sources import choose
@@ -86,10 +87,7 @@ def checkpoint_context_fn(
 
 def _is_traced() -> bool:
     """Tell whether torch records the function in a graph, and so takes no other contexts."""
-    import sys
-
-    checkpoint: Any = sys.modules.get("torch.utils.checkpoint")
-    is_compiling = getattr(checkpoint, "_is_compiling", None)
+    is_compiling = _details.find(_details.CHECKPOINT_IS_COMPILING)
     return is_compiling is not None and bool(is_compiling(None, (), {}))
 
 

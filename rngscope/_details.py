@@ -196,6 +196,12 @@ SPAWNING = Detail(
     "the attempt to share the epoch tells",
 )
 
+IMPORT_CALL = Detail(
+    "Python", "importlib._bootstrap", "_call_with_frames_removed",
+    "to leave the pytest plugin out of the tracebacks of imports",
+    "they show a frame of it",
+)
+
 # NumPy ----------------------------------------------------------------------------------------
 
 NUMPY_INSTANCE = Detail(
@@ -388,6 +394,11 @@ GENERATORS = Detail(
     "the default generators of an accelerator, one per device",
     "torch.<accelerator>.get_rng_state and set_rng_state do it after the start; before it, as "
     "without _queued_calls",
+)
+CHECKPOINT_IS_COMPILING = Detail(
+    "torch", "torch.utils.checkpoint", "_is_compiling",
+    "whether torch records a checkpointed function in a graph",
+    "contexts of our own are given, which torch refuses while it records",
 )
 MPS_GENERATOR = Detail(
     "torch", "torch.mps", "_get_default_mps_generator",

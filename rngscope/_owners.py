@@ -16,6 +16,7 @@ from types import (
     ModuleType,
 )
 
+from rngscope import _details
 from rngscope._seeds import short_repr
 from rngscope._sources.generators import generator_types
 
@@ -168,8 +169,9 @@ def _attributes_of_type(kind: type, kinds: tuple[type, ...]) -> dict[str, object
 
 def _global_generators() -> list[object]:
     generators: list[object] = [random.seed.__self__]  # type: ignore[attr-defined]
-    numpy_random = sys.modules.get("numpy.random")
-    generators.append(getattr(getattr(numpy_random, "mtrand", None), "_rand", None))
+    generators.append(
+        _details.find(_details.NUMPY_INSTANCE, _details.NUMPY_INSTANCE_OF_METHOD)
+    )
     torch = sys.modules.get("torch")
     generators.append(getattr(torch, "default_generator", None))
     for accelerator in ("cuda", "xpu", "mtia"):

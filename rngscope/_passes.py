@@ -12,6 +12,7 @@ import os
 import sys
 
 from rngscope import _details
+from rngscope._errors import find_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def fetcher_of_this_request() -> Any:
     """Return the fetcher that this thread asks for; None if the request is made by hand."""
     if _FETCHING not in sys.modules:
         return None
-    frame: Any = sys._getframe(1)
+    frame: Any = find_frame(1)
     while frame is not None:
         if frame.f_globals.get("__name__") == _FETCHING:
             # A list comprehension there has a frame of its own before Python 3.12.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from _thread import RLock
 
 from rngscope._errors import warn_caller
 from rngscope._open_scopes import OpenScope
+from rngscope._owned_lock import make_lock
 from rngscope._owners import find_generators
 from rngscope._passes import Board, Counts, fetcher_of_this_request, length_of, own_worker
 from rngscope._scope import rng_scope, seed_all
@@ -35,7 +35,7 @@ __all__ = ["per_item", "seed_worker", "views"]
 
 #: Held while an item is made: the scoped RNGs belong to the process, so two threads that
 #: made items at once would draw from one stream. Reentrant, for data sets inside data sets.
-_one_item_at_a_time = RLock()
+_one_item_at_a_time, _is_owned = make_lock()
 
 #: While an item is made: how often it asked each inner ``per_item`` for which of its items.
 _asked_by_this_item: dict[int, Counts] | None = None
@@ -43,9 +43,9 @@ _asked_by_this_item: dict[int, Counts] | None = None
 
 def _forget_other_threads() -> None:
     global _one_item_at_a_time, _asked_by_this_item
-    if not _one_item_at_a_time._is_owned():  # type: ignore[attr-defined]
+    if not _is_owned(_one_item_at_a_time):
         _asked_by_this_item = None
-    _one_item_at_a_time = RLock()
+    _one_item_at_a_time, _ = make_lock()
 
 
 # Where there is no fork there is nothing to register.

@@ -220,6 +220,7 @@ def test_a_stream_both_around_and_within_it_is_said(unchanged):
     y.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:two threads have scopes open:RuntimeWarning")
 def test_a_stream_of_another_thread_is_let_alone(unchanged):
     """What runs beside the function is not part of it."""
     import threading

@@ -146,14 +146,14 @@ def test_the_bytes_of_torchs_cpu_generator_are_as_known(monkeypatch):
     """Where they are not, torch checks alone, and a report of leaks does not say how it moved."""
     import torch
 
-    from rngscope import pytest_plugin
     from rngscope._sources import torch_cpu
+    from rngscope.pytest_plugin import leaks
 
     monkeypatch.setattr(_details, "_missing", {})
     data = torch_cpu.tensor_bytes(torch.Generator().get_state())
     torch_cpu.check_torch_state(data, "state")
     assert _details.missing() == []
-    assert pytest_plugin._verb("torch", b"1" * 9, b"2" * 9) == "moved"
+    assert leaks._verb("torch", b"1" * 9, b"2" * 9) == "moved"
     monkeypatch.setattr(torch_cpu, "STATE_BYTES", 9)
     torch_cpu.check_torch_state(data, "state")
     assert _details.missing() == [_details.CPU_STATE_LAYOUT]
@@ -303,6 +303,8 @@ ELSEWHERE = {
         _details.RUN_MODULE,
         _details.RUN_DIRECTORY,
         _details.SPAWNING,
+        _details.IMPORT_CALL,
+        _details.CHECKPOINT_IS_COMPILING,
         _details.INDUCTOR_DETERMINISTIC,
         _details.MPS_GENERATOR,
         _details.CUDA_DEVICES,
@@ -677,8 +679,7 @@ def test_an_epoch_is_shared_with_workers_only(is_gone, gone, monkeypatch):
     assert copy.epoch == 5
     # Only systems with fork pass memory by its descriptor.
     monkeypatch.setattr(multiprocessing.context._tls, "spawning_popen", Popen(), raising=False)
-    shared = items.__getstate__()["epoch"]
-    assert shared is items._epoch
+    assert items.__getstate__()["board"] is items._board
 
 
 HYPOTHESIS_SUITE = """

@@ -8,6 +8,7 @@ import sys
 from rngscope import _details
 from rngscope._errors import warn_caller
 from rngscope._seeds import short_repr, source_seed
+from rngscope._sources import memory
 from rngscope._sources.numpy import (
     as_fields,
     dump_bit_generator,
@@ -38,7 +39,7 @@ _BIT_GENERATOR = _details.NUMPY_BIT_GENERATOR
 #: Tells how many references there are to an object. Exact only in CPython with its global lock;
 #: elsewhere None.
 count_references = (
-    getattr(sys, "getrefcount", None) if getattr(sys, "_is_gil_enabled", lambda: True)() else None
+    getattr(sys, "getrefcount", None) if memory.may_be_fast() else None
 )
 
 
@@ -259,10 +260,10 @@ class _NumpyRandomState:
 
     @staticmethod
     def stream_of(generator: Any, seed: int) -> tuple[str, Any]:
-        bit_generator = generator._bit_generator
-        if type(bit_generator).__name__ == "MT19937":
+        bit_generator = getattr(generator, _BIT_GENERATOR.attribute, generator)
+        if _kind_in(generator).__name__ == "MT19937":
             return (_BY_TWO_WORDS if seed >= 2**32 else _BY_ONE_WORD), bit_generator
-        return name_of(bit_generator), bit_generator
+        return _name_in(generator), bit_generator
 
     @staticmethod
     def dump(state: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from pathlib import Path
 import _pytest
 import pluggy
 
+from rngscope import _details
+from rngscope._errors import find_frame
 from rngscope._seeds import derive_seed
 from rngscope._sources import SOURCES
 from rngscope.pytest_plugin.names import path_name
@@ -38,10 +40,8 @@ _listening: list[Imports] = []
 _changed: dict[type, Any] = {}
 
 #: The import system leaves out of tracebacks what it calls through this.
-_call: Any = getattr(
-    importlib._bootstrap,
-    "_call_with_frames_removed",
-    lambda function, *args: function(*args),
+_call: Any = _details.find(
+    _details.IMPORT_CALL, default=lambda function, *args: function(*args)
 )
 _OF_IMPORTLIB = ("<frozen importlib", importlib.__file__)
 _OF_PYTEST = (os.path.dirname(_pytest.__file__), os.path.dirname(pluggy.__file__))
@@ -192,9 +192,9 @@ def _loader_kinds() -> Iterator[type]:
 
 def _frames_outside() -> Iterator[FrameType]:
     """Yield the frames that asked for this import, without those of the import system."""
-    frame = sys._getframe(1)
+    frame: Any = find_frame(1)
     while frame is not None:
         path = frame.f_code.co_filename
         if path != __file__ and not path.startswith(_OF_IMPORTLIB):
             yield frame
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
