@@ -19,6 +19,7 @@ from _thread import get_ident
 
 from rngscope import _details, _late_import, _turns
 from rngscope._errors import find_frame, raise_together, warn_caller
+from rngscope._interrupts import no_signal_at_start
 from rngscope._late_import import pending
 from rngscope._not_covered import warn_at_end
 from rngscope._sources import present
@@ -272,6 +273,7 @@ class OpenScope:
         if type(self.sources) is not tuple:
             warn_at_end(self.sources, kind)  # type: ignore[arg-type]
 
+    no_signal_at_start(leave)
     __exit__ = leave
 
     keep_out_of_graphs(__enter__)

@@ -8,6 +8,7 @@ from _thread import get_ident
 from rngscope import _turns
 from rngscope._copies import add_attributes, added_attributes
 from rngscope._errors import NeedsParentheses, find_frame, raise_together, warn_caller
+from rngscope._interrupts import no_signal_at_start
 from rngscope._not_covered import warn_at_end
 from rngscope._open_scopes import (
     OpenScope,
@@ -148,6 +149,7 @@ class RNGStream(metaclass=NeedsParentheses):
                 use.leave()
             raise
 
+    no_signal_at_start(__exit__)
     keep_out_of_graphs(__enter__)
     keep_out_of_graphs(__exit__)
 
@@ -361,6 +363,7 @@ class _Use(OpenScope):
         if type(self.sources) is not tuple:
             warn_at_end(self.sources, kind)  # type: ignore[arg-type]
 
+    no_signal_at_start(leave)
     __exit__ = leave
 
     keep_out_of_graphs(__enter__)
