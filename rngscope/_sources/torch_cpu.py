@@ -43,6 +43,8 @@ class TorchSource(CopiedByName):
         #: Tell whether torch.jit.trace records, and one of torch.fx's tracers.
         self._jit_state: Any = None
         self._fx_records: Any = None
+        #: The modules in which these were looked for.
+        self._seen: tuple[Any, Any] | None = None
         self._images = SeedImages()
 
     def is_present(self) -> bool:
@@ -51,8 +53,12 @@ class TorchSource(CopiedByName):
             self._generator = None
             return False
         self._generator = torch.default_generator
-        self._jit_state = _details.find(_details.JIT_TRACING) or _jit_state_in_public
-        self._fx_records = _find_fx_records()
+        seen = torch, sys.modules.get(_details.FX_TRACING_FLAG.module)
+        if seen != self._seen:
+            # Scopes over named sources ask each time.
+            self._jit_state = _details.find(_details.JIT_TRACING) or _jit_state_in_public
+            self._fx_records = _find_fx_records()
+            self._seen = seen
         return True
 
     def save(self) -> Any:
