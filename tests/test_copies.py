@@ -49,6 +49,9 @@ def through_pickle(protocol, thing):
     return pickle.loads(pickle.dumps(thing, protocol))
 
 
+# Switches whose library is not there, which the runs without it have.
+pytestmark = pytest.mark.filterwarnings("ignore:.* was not imported before:RuntimeWarning")
+
 PICKLES = {
     f"pickle {protocol}": functools.partial(through_pickle, protocol)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1)

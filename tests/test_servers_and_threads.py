@@ -29,6 +29,8 @@ from rngscope._sources import SOURCES
 #: Seconds after which a test that should not wait at all is given up.
 LONG = 60
 pytestmark = [
+    # Named sources whose library is not there, which the runs without it have.
+    pytest.mark.filterwarnings("ignore:.* was not imported before:RuntimeWarning"),
     # From Python 3.12 on, a fork with threads around warns.
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
