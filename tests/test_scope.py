@@ -574,6 +574,8 @@ def test_a_scope_that_is_not_deterministic_leaves_the_flags_to_the_body(found_fl
     assert flags()[3] is not found_flags[3]
 
 
+# Where torch is not installed the end of the scope says so, as it should.
+@pytest.mark.filterwarnings("ignore:deterministic=True changed nothing:RuntimeWarning")
 def test_deterministic_without_torch_has_no_effect(monkeypatch, unchanged):
     """If torch is never imported, nothing is switched: not even the variable."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
