@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from rngscope._sources import Source
+
 #: Names of sources that this process has been told about.
 _told: set[str] = set()
 
@@ -19,7 +21,7 @@ _told: set[str] = set()
 _NO_ERROR = (None, StopIteration, StopAsyncIteration)
 
 
-def warn_at_end(sources: NamedSources, kind: object) -> None:
+def warn_at_end(sources: NamedSources, covered: tuple[Source, ...], kind: object) -> None:
     """Warn, at the end of a scope, of what the program asked it to cover and it could not.
 
     That is a generator whose owner has made a new one meanwhile, and a named source whose
@@ -27,6 +29,7 @@ def warn_at_end(sources: NamedSources, kind: object) -> None:
 
     Args:
         sources: those of the scope.
+        covered: those of them that it has covered, in spite of what is hidden by now.
         kind: type of the exception that ends it. A program that fails has other troubles.
     """
     for source in sources:
@@ -41,10 +44,11 @@ def warn_at_end(sources: NamedSources, kind: object) -> None:
             sources,
             "was not imported before the scope ended, so nothing of it was seeded or put back; "
             "import it before or inside the scope",
+            covered,
         )
 
 
-def warn_of_missing(sources: Any, what: str) -> None:
+def warn_of_missing(sources: Any, what: str, covered: tuple[Source, ...] = ()) -> None:
     """Warn of named sources whose library is not imported, each once a process."""
     if not isinstance(sources, NamedSources):
         return
@@ -53,7 +57,7 @@ def warn_of_missing(sources: Any, what: str) -> None:
         # Not numpy.random, which NumPy 2 imports at its first use: a scope would cover that.
         library = source.library.partition(".")[0]
         is_asked_for = source.is_switch or sources.has_names
-        if library and is_asked_for and source.name not in _told:
+        if library and is_asked_for and source.name not in _told and source not in covered:
             if sys.modules.get(library) is None:
                 missing.setdefault("" if source.is_switch else library, []).append(source.name)
     for library, names in missing.items():

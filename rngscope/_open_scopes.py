@@ -140,8 +140,11 @@ class OpenScope:
         saved: list[Any] = []
         self.saved = saved
         start = self.start
-        first: Any = None
+        first: Any
         try:
+            # In here: CPython 3.11 takes an interrupt at the jump back of a loop for one at the
+            # instruction before the loop.
+            first = None
             while True:
                 if first is not None:
                     first.wait()
@@ -271,7 +274,7 @@ class OpenScope:
         if _deferred:
             leave_deferred()
         if type(self.sources) is not tuple:
-            warn_at_end(self.sources, kind)  # type: ignore[arg-type]
+            warn_at_end(self.sources, self.covered, kind)  # type: ignore[arg-type]
 
     no_signal_at_start(leave)
     __exit__ = leave

@@ -190,7 +190,7 @@ class _FirstBlock(OpenScope):
                     f"blocks do not repeat what it drew there; start it before"
                 )
         if type(self.asked_for) is not tuple:
-            warn_at_end(self.asked_for, kind)  # type: ignore[arg-type]
+            warn_at_end(self.asked_for, self.covered, kind)  # type: ignore[arg-type]
 
     __exit__ = leave
 

@@ -299,8 +299,10 @@ class _Use(OpenScope):
     def __enter__(self, caller: FrameType | None = None) -> Self:
         """Go on where the stream stands; where an outer use of it stands, if there is one."""
         stream = self.stream
-        first: Any = None
+        first: Any
         try:
+            # In here, as in OpenScope.__enter__: for CPython 3.11.
+            first = None
             while True:
                 if first is not None:
                     first.wait()
@@ -361,7 +363,7 @@ class _Use(OpenScope):
             self._warn_of_order(crossed)
         leave_deferred()
         if type(self.sources) is not tuple:
-            warn_at_end(self.sources, kind)  # type: ignore[arg-type]
+            warn_at_end(self.sources, self.covered, kind)  # type: ignore[arg-type]
 
     no_signal_at_start(leave)
     __exit__ = leave

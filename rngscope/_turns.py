@@ -171,9 +171,11 @@ class Claim:
 
     def grant(self) -> None:
         """Have the turn from now on; the lock must be held."""
-        self.until = FOREVER
+        # In this order: an interrupt on the way leaves a claim that is granted once more, and
+        # none that enters without being seen.
         if self not in granted:
             granted.append(self)
+        self.until = FOREVER
         if self in claims:
             claims.remove(self)
 
