@@ -8,7 +8,15 @@ import pytest
 from rngscope import rng_scope
 
 
+class ScopeAroundATest(rng_scope):
+    """It is around the threads of the test as well, so that theirs do not overlap with it."""
+
+    is_of_process = True
+
+    __slots__ = ()
+
+
 @pytest.fixture(autouse=True)
 def scope_around_the_test():
-    with rng_scope():
+    with ScopeAroundATest():
         yield
