@@ -131,7 +131,7 @@ def _make_parser() -> _Parser:
         "--seed",
         type=_seed,
         metavar="N",
-        help="0 <= N < 2**64; without it the operating system picks one, which is told first",
+        help="0 <= N < 2**64; without it the operating system picks one, which is printed first",
     )
     run.add_argument(
         "--hash-seed",

@@ -121,8 +121,9 @@ class _Recording:
         if is_open:
             warn_caller(
                 f"{stream!r} is open around a checkpointed function, which enters it as well: "
-                f"what the function draws between may come out differently when it is recomputed; "
-                f"enter the stream only around the call of checkpoint, or only in the function"
+                f"what the function draws in between may come out differently when it is "
+                f"recomputed; enter the stream only around the call of checkpoint, or only in the "
+                f"function"
             )
 
     def record(self, stack: ExitStack) -> None:
@@ -145,7 +146,7 @@ class _Recording:
         for source in self.absent:
             if source.capture() is not None:
                 warn_caller(
-                    f"{source.name!r} started within a checkpointed function, so that its "
+                    f"{source.name!r} started within a checkpointed function, so its "
                     f"recomputation cannot draw the same numbers from it: start it before"
                 )
 

@@ -355,7 +355,7 @@ STARTING = Detail(
 START_LOCK = Detail(
     "torch", "torch.{}", "_initialization_lock",
     "to change the queue while no other thread starts the accelerator",
-    "the queue is changed without: do not start it in another thread meanwhile",
+    "the queue is changed all the same: do not start it in another thread meanwhile",
 )
 QUEUE = Detail(
     "torch", "torch.{}", "_queued_calls",

@@ -161,7 +161,7 @@ def sync(*, src: int = 0, group: Any = None) -> None:
     absent = _differences([_presence(item) for item in digests], ranks)
     if absent:
         raise ValueError(
-            "the ranks have not the same sources:\n"
+            "the ranks do not have the same sources:\n"
             + "\n".join(absent)
             + "\nimport the same libraries on every rank, and start the same accelerators"
         )
@@ -373,7 +373,7 @@ def _explained(name: str, ranks: list[int], timeout: float | None = None) -> Ite
     except RuntimeError as error:
         within = "the group's time-out" if timeout is None else f"{timeout:g} s"
         raise RuntimeError(
-            f"{name} on rank {_own_global_rank()}: not all of {_listed(ranks)} came within "
+            f"{name} on rank {_own_global_rank()}: not all of {_listed(ranks)} called it within "
             f"{within}, or one was lost; each of them must call it. This process group cannot "
             f"be used any more: end the job, or destroy the group and make a new one"
         ) from error
@@ -409,7 +409,7 @@ def _ranks_of(group: Any) -> list[int]:
         )
     torch_distributed = sys.modules["torch.distributed"]
     if torch_distributed.get_rank(group) < 0:
-        raise ValueError(f"rank {_own_global_rank()} is not in this group; only its ranks call")
+        raise ValueError(f"rank {_own_global_rank()} is not in this group; only its ranks may call")
     if group is None:
         # All of them. Not get_process_group_ranks(None), a KeyError up to torch 2.4.
         return list(range(torch_distributed.get_world_size()))
