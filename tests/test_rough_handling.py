@@ -13,6 +13,7 @@ import warnings
 
 import pytest
 
+import rngscope
 from rngscope import RNGState, RNGStream, _not_covered, rng_scope, seeded
 from rngscope._sources import SOURCES
 from rngscope._sources.memory import SeedImages
@@ -220,20 +221,18 @@ def test_a_folder_of_the_name_of_a_library_is_imported_as_without_a_scope(tmp_pa
         "    import torch\n"
         "print(getattr(torch, '__file__', None))\n"
     )
-    # Without the folder of installed packages there is only this one.
+    # Without the folder of installed packages there is only this one, also where rngscope is
+    # installed there.
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "rngscope").symlink_to(os.path.dirname(rngscope.__file__))
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), *checkout()])),
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(packages)])),
         capture_output=True,
         text=True,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "None"), done.stderr
-
-
-def checkout():
-    import rngscope
-
-    return [os.path.dirname(os.path.dirname(os.path.abspath(rngscope.__file__)))]
 
 
 def test_two_copies_of_the_package_do_not_ask_each_other_for_ever():
