@@ -9,9 +9,10 @@ from rngscope._same_draws import same_draws
 from rngscope._scope import rng_scope, seed_all
 from rngscope._seeded import seeded
 from rngscope._seeds import derive_seed
-from rngscope._state import RNGState, assert_rng_unchanged
+from rngscope._state import RNGState
 from rngscope._stream import RNGStream
 from rngscope._threads import to_thread
+from rngscope._unchanged import assert_rng_unchanged
 
 __all__ = [
     "RNGState",

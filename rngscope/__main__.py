@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 
+from rngscope._hash_seed import flag_against_it, hash_seed, start_again
 from rngscope._seeds import check_seed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 PROGRAM = "python -m rngscope"
 RUN = f"{PROGRAM} run [--seed N] [--hash-seed N] [--independent] [--deterministic]"
@@ -34,10 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.meant = _meant(own)
     options = parser.parse_args(own)
     if options.command is None:
+        # Imported here because no run needs it, and it takes dataclasses and timeit.
         from rngscope._self_check import self_check
 
         return self_check(as_json=options.json, start_devices=options.start_devices)
 
+    # Imported here because the check does not need it, and it loads what programs may need.
     from rngscope._run import CannotRun, run
 
     is_module = program[:1] == ["-m"]
@@ -64,8 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _have_hash_seed(seed: int, parser: argparse.ArgumentParser) -> None:
     """Go on if hashes have this seed; start the interpreter again if they have not."""
-    from rngscope._hash_seed import flag_against_it, hash_seed, start_again
-
     flag = flag_against_it()
     if flag:
         parser.error(f"--hash-seed has no effect under python {flag}: start python without it")
@@ -95,8 +97,6 @@ def _meant(arguments: list[str]) -> str:
     """Return the command that runs a program, for arguments in which ``run`` is missing."""
     if arguments[:1] == ["run"]:
         return ""
-    import shlex
-
     words = [word for word in arguments if word != "run"]
     for word in words:
         if not word.startswith("-") or word.startswith(("-m", *RUN_OPTIONS)):
@@ -113,12 +113,15 @@ def _make_parser() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print the result for a bug report")
-    parser.add_argument(
-        "--start-devices",
-        action="store_true",
-        help="start the accelerators, to check them too",
-    )
-    run = parser.add_subparsers(dest="command", title="commands", metavar="run").add_parser(
+    text = "start the accelerators, to check them too"
+    parser.add_argument("--start-devices", action="store_true", help=text)
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="run")
+    _add_run(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
         "run",
         usage=f"{RUN} (script.py | -m module) [args...]",
         help="run a program inside a scope",
@@ -127,26 +130,17 @@ def _make_parser() -> _Parser:
         "same line have drawn alike.",
         allow_abbrev=False,
     )
-    run.add_argument(
-        "--seed",
-        type=_seed,
-        metavar="N",
-        help="0 <= N < 2**64; without it the operating system picks one, which is printed first",
+    text = "0 <= N < 2**64; without it the operating system picks one, which is printed first"
+    run.add_argument("--seed", type=_seed, metavar="N", help=text)
+    text = (
+        "0 <= N < 2**32: also fix the hashes of str, and so the order of sets, as "
+        "PYTHONHASHSEED=N does; starts the interpreter again"
     )
-    run.add_argument(
-        "--hash-seed",
-        type=_hash_seed,
-        metavar="N",
-        help="0 <= N < 2**32: also fix the hashes of str, and so the order of sets, as "
-        "PYTHONHASHSEED=N does; starts the interpreter again",
-    )
-    run.add_argument(
-        "--independent", action="store_true", help="give each source a seed of its own"
-    )
-    run.add_argument(
-        "--deterministic", action="store_true", help="switch torch to deterministic kernels"
-    )
-    return parser
+    run.add_argument("--hash-seed", type=_hash_seed, metavar="N", help=text)
+    text = "give each source a seed of its own"
+    run.add_argument("--independent", action="store_true", help=text)
+    text = "switch torch to deterministic kernels"
+    run.add_argument("--deterministic", action="store_true", help=text)
 
 
 def _seed(text: str) -> int:
@@ -154,7 +148,7 @@ def _seed(text: str) -> int:
         return check_seed(int(text))
     except ValueError as error:
         is_number = text.strip().lstrip("+-").isdigit()
-        message = str(error) if is_number else f"{text!r} is no integer in [0, 2**64)"
+        message = str(error) if is_number else f"{text!r} is not an integer in [0, 2**64)"
         raise argparse.ArgumentTypeError(message) from None
 
 

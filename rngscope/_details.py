@@ -11,99 +11,13 @@ back is kept. ``missing`` lists what was looked for in this process and not foun
 
 from __future__ import annotations
 
-import sys
+from rngscope._lookup import Detail, find, missing, proved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
-
-# Not a NamedTuple: to import typing costs as much as the whole package.
-class Detail:
-    """One row.
-
-    Args:
-        library: whose detail it is: the name of the table.
-        module: where it is, as in ``sys.modules``. ``{}`` stands for the name of an
-            accelerator. Empty if no path leads to it: a memory layout, which is proved where
-            it is used, or an attribute that one sets or finds on objects.
-        name: its name there, with dots where it is an attribute of an attribute.
-        purpose: what it is used for. Rows of one library with the same purpose stand in for
-            each other.
-        without: what is done where it is missing.
-        versions: the versions that have it, if not all.
-    """
-
-    __slots__ = ("library", "module", "name", "purpose", "without", "versions")
-
-    def __init__(
-        self, library: str, module: str, name: str, purpose: str, without: str, versions: str = ""
-    ) -> None:
-        self.library, self.module, self.name = library, module, name
-        self.purpose, self.without, self.versions = purpose, without, versions
-
-    @property
-    def path(self) -> str:
-        """The dotted path; of what has none, the name."""
-        return f"{self.module}.{self.name}" if self.module else self.name
-
-    @property
-    def attribute(self) -> str:
-        """The last part of the name."""
-        return self.name.rpartition(".")[2]
-
-    def on(self, accelerator: str) -> Detail:
-        """Return the row for one accelerator."""
-        module, name = self.module.format(accelerator), self.name.format(accelerator)
-        return Detail(self.library, module, name, self.purpose, self.without, self.versions)
-
-    def __repr__(self) -> str:
-        return f"<Detail {self.path} of {self.library}>"
-
-
-#: Not None, which may be what a name stands for.
-_ABSENT = object()
-#: What was looked for and not found, by path.
-_missing: dict[str, Detail] = {}
-
-
-def find(*rows: Detail, default: Any = None) -> Any:
-    """Return the first of some rows that stand in for each other; ``default`` if none is there.
-
-    If the libraries are not imported, nothing is said to be missing.
-    """
-    looked_for: list[Detail] = []
-    for row in rows:
-        found: Any = sys.modules.get(row.module)
-        if found is None:
-            continue
-        looked_for.append(row)
-        for part in row.name.split("."):
-            found = getattr(found, part, _ABSENT)
-        if found is _ABSENT:
-            continue
-        for other in rows:
-            _missing.pop(other.path, None)
-        return found
-    # The first row is the one that the newest version should have.
-    for row in looked_for[:1]:
-        _missing[row.path] = row
-    return default
-
-
-def proved(row: Detail, is_as_known: bool) -> bool:
-    """Note whether a memory layout proved to be the known one, and return that."""
-    if is_as_known:
-        _missing.pop(row.path, None)
-    else:
-        _missing[row.path] = row
-    return is_as_known
-
-
-def missing() -> list[Detail]:
-    """Return what was looked for in this process and not found."""
-    return list(_missing.values())
+__all__ = ["Detail", "find", "missing", "proved"]
 
 
 def look_for_all(accelerators: Iterable[str] = ()) -> None:
@@ -135,9 +49,7 @@ RANDOM_INSTANCE = Detail(
     "the generator whose methods random.random and its sisters are",
     "the functions of the module random do it: slower",
 )
-RANDOM_INSTANCE_OF_METHOD = Detail(
-    "Python", "random", "seed.__self__", RANDOM_INSTANCE.purpose, RANDOM_INSTANCE.without
-)
+RANDOM_INSTANCE_OF_METHOD = RANDOM_INSTANCE.elsewhere("random", "seed.__self__")
 RANDOM_GAUSS = Detail(
     "Python", "", "gauss_next",
     "found on a random.Random: the second half of a Gaussian pair",
@@ -209,11 +121,7 @@ NUMPY_INSTANCE = Detail(
     "the RandomState behind numpy.random.rand and its sisters, to copy its memory",
     "get_state and set_state do it: slower",
 )
-NUMPY_INSTANCE_OF_METHOD = Detail(
-    "NumPy", "numpy.random", "get_state.__self__",
-    NUMPY_INSTANCE.purpose,
-    NUMPY_INSTANCE.without,
-)
+NUMPY_INSTANCE_OF_METHOD = NUMPY_INSTANCE.elsewhere("numpy.random", "get_state.__self__")
 NUMPY_LAYOUT = Detail(
     "NumPy", "", "the memory of numpy.random.RandomState",
     "to copy the cached second Gaussian as memory; found and proved on a scratch object",
@@ -248,17 +156,12 @@ FX_TRACING_OF_THREAD = Detail(
     "there is no such warning",
     "2.14 on; its attribute flag, in threads that have recorded",
 )
-FX_TRACING = Detail(
-    "torch", "torch.fx._symbolic_trace", "_get_is_fx_tracing",
-    FX_TRACING_OF_THREAD.purpose,
-    FX_TRACING_OF_THREAD.without,
+FX_TRACING = FX_TRACING_OF_THREAD.elsewhere(
+    "torch.fx._symbolic_trace", "_get_is_fx_tracing",
     "2.14 on; a function, ten times slower than what it reads",
 )
-FX_TRACING_FLAG = Detail(
-    "torch", "torch.fx._symbolic_trace", "_is_fx_tracing_flag",
-    FX_TRACING_OF_THREAD.purpose,
-    FX_TRACING_OF_THREAD.without,
-    "up to 2.13",
+FX_TRACING_FLAG = FX_TRACING_OF_THREAD.elsewhere(
+    "torch.fx._symbolic_trace", "_is_fx_tracing_flag", "up to 2.13"
 )
 NO_TORCH_FUNCTION = Detail(
     "torch", "torch._C", "DisableTorchFunction",
@@ -380,14 +283,7 @@ QUEUE_SEEDS_ORDER = Detail(
 )
 #: What torch puts into the queue has the name of the function that put it there.
 RNG_FUNCTIONS = frozenset(
-    {
-        "set_rng_state",
-        "_set_rng_state_offset",
-        "manual_seed",
-        "manual_seed_all",
-        "seed",
-        "seed_all",
-    }
+    ("set_rng_state", "_set_rng_state_offset", "manual_seed", "manual_seed_all", "seed", "seed_all")
 )
 GENERATORS = Detail(
     "torch", "torch.{}", "default_generators",

@@ -49,6 +49,20 @@ def raise_together(message: str, errors: list[BaseException]) -> None:
         raise BaseExceptionGroup(message, errors)
 
 
+def raise_besides(error: BaseException, others: list[BaseException], message: str) -> None:
+    """Raise an error that is being handled together with others; alone it is the caller's."""
+    # What failed before and failed again just now is one error.
+    told = (type(error), str(error))
+    others = [other for other in others if (type(other), str(other)) != told]
+    if others:
+        group = BaseExceptionGroup(message, [error, *others])
+        context = error.__context__
+        try:
+            raise group
+        finally:
+            group.__context__ = context
+
+
 def warn_caller(message: str) -> None:
     """Warn with the line of the program that called the package, however deep we are."""
     level, frame = 1, find_frame()

@@ -5,7 +5,11 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
+
+# Loaded here already: at its end the program may have no file descriptor left to load them with.
+import hashlib  # noqa: F401
 import io
+import json  # noqa: F401
 import os
 import pkgutil
 import runpy  # noqa: F401 - what it holds is found by name
@@ -15,6 +19,7 @@ from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 
 from rngscope import _details
 from rngscope._hash_seed import hash_seed
+from rngscope._life import LifeOfProcess
 from rngscope._scope import rng_scope
 from rngscope._state import RNGState
 
@@ -35,9 +40,8 @@ class CannotRun(Exception):
 class _Program(rng_scope):
     """The scope around a program and all of its threads."""
 
-    is_of_process = True
-
     __slots__ = ()
+    _life_type = LifeOfProcess
 
 
 def run(
@@ -51,59 +55,57 @@ def run(
 ) -> None:
     """Run a program as ``__main__``; whatever it raises is for the interpreter to handle.
 
-    The scope is entered and never left: it lasts until the program's threads have ended and
-    its exit functions have run. Then one line on standard error tells the seed, the hash seed
-    and the fingerprint of every source.
-
-    Args:
-        program: path of a script, or of a directory or zip file with a ``__main__.py``; with
-            ``is_module`` the name of a module.
-        arguments: what follows it in ``sys.argv``.
-        seed: integer in ``[0, 2**64)``; None to have the operating system pick one.
-        independent, deterministic: as in ``rng_scope``.
+    The scope lasts until the program's threads have ended and its exit functions have run.
+    Then one line on standard error tells the seed, the hash seed and all fingerprints.
 
     Raises:
         CannotRun: there is no such program.
     """
-    load: Callable[[str], tuple[Any, dict[str, Any]]] = _load_script
-    if is_module:
-        load = _load_module
-    elif pkgutil.get_importer(program) is not None:
-        load = _load_directory
-    else:
-        _check_readable(program)
+    load = _loader_of(program, is_module)
     if seed is None:
         # Of 32 bits: numpy.random.seed takes the same number.
         seed = int.from_bytes(os.urandom(4), "little")
         _tell(f"seed {seed}, picked by the operating system; run --seed {seed} repeats this run")
     # Registered before the program registers anything, so called last.
-    how = " independent" if independent else ""
     hashes = hash_seed()
-    how += f" hash-seed {'random' if hashes is None else hashes}"
+    how = f"{' independent' * independent} hash-seed {'random' if hashes is None else hashes}"
     atexit.register(_report, seed, how, os.getpid(), deterministic)
     scope = _Program(seed, independent=independent, deterministic=deterministic)
     scope.__enter__()
     sys.argv[:] = ["-m" if is_module else program, *arguments]
     try:
-        code, names = load(program)
-        main = types.ModuleType("__main__")
-        # Before Python 3.14 the interpreter gives every __main__ its annotations.
-        has_annotations = "__annotations__" in vars(sys.modules["__main__"])
-        names |= {"__annotations__": {}} if has_annotations else {}
-        vars(main).update(names, __builtins__=builtins)
-        # It stays there: what is pickled by name is looked up in it, even by late threads. The
-        # second name is that of spawned processes. It is there only if something, a profiler
-        # for instance, imported multiprocessing before the program does.
-        for name in {"__main__", "__mp_main__"} & sys.modules.keys():
-            sys.modules[name] = main
-        exec(code, vars(main))
+        _execute(*load(program))
     except CannotRun:
-        scope.leave()
+        scope.__exit__()
         atexit.unregister(_report)
         raise
     except BaseException:
         sys.excepthook = _without_our_frames(sys.excepthook)
         raise
+
+
+def _loader_of(program: str, is_module: bool) -> Callable[[str], tuple[Any, dict[str, Any]]]:
+    if is_module:
+        return _load_module
+    if pkgutil.get_importer(program) is not None:
+        return _load_directory
+    _check_readable(program)
+    return _load_script
+
+
+def _execute(code: Any, names: dict[str, Any]) -> None:
+    """Run code as ``__main__``."""
+    main = types.ModuleType("__main__")
+    # Before Python 3.14 the interpreter gives every __main__ its annotations.
+    has_annotations = "__annotations__" in vars(sys.modules["__main__"])
+    names |= {"__annotations__": {}} if has_annotations else {}
+    vars(main).update(names, __builtins__=builtins)
+    # It stays there: what is pickled by name is looked up in it, even by late threads. The
+    # second name is that of spawned processes. It is there only if something, a profiler for
+    # instance, imported multiprocessing before the program does.
+    for name in {"__main__", "__mp_main__"} & sys.modules.keys():
+        sys.modules[name] = main
+    exec(code, vars(main))
 
 
 def _check_readable(path: str) -> None:
@@ -193,11 +195,16 @@ def _report(seed: int, how: str, pid: int, deterministic: bool) -> None:
     with contextlib.suppress(Exception):
         # So that the line is the last one also where both streams go to one place.
         sys.stdout.flush()
-    state = RNGState.capture()
-    parts = [f"{name}={digest}" for name, digest in state.fingerprints().items()]
     if deterministic and sys.modules.get("torch") is None:
         _tell("--deterministic changed nothing: the program did not import torch")
-    _tell(f"seed {seed}{how} {' '.join(parts)} all={state.fingerprint()}")
+    try:
+        state = RNGState.capture()
+        parts = [f"{name}={digest}" for name, digest in state.fingerprints().items()]
+    except Exception as error:
+        # The program may have left no file descriptor to load numpy.random with, for example.
+        _tell(f"seed {seed}{how}; the states at the end cannot be read: {error}")
+    else:
+        _tell(f"seed {seed}{how} {' '.join(parts)} all={state.fingerprint()}")
 
 
 def _tell(line: str) -> None:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from rngscope._copies import add_attributes, added_attributes
 from rngscope._errors import NeedsParentheses, find_frame, warn_caller
+from rngscope._graphs import keep_out_of_graphs
+from rngscope._interrupts import no_signal_at_start
+from rngscope._life import Life
 from rngscope._not_covered import warn_at_end
-from rngscope._open_scopes import (
-    OpenScope,
-    keep_out_of_graphs,
-    leave_deferred,
-    lock,
-    scopes,
-)
-from rngscope._scope import rng_scope
-from rngscope._sources.generators import GeneratorSource
-from rngscope._sources.torch_accelerator import AcceleratorSource
-from rngscope._state import RNGState
+from rngscope._order import current_state, lives
+from rngscope._plan import Plan
+from rngscope._scope import life_of, life_with, rng_scope
+from rngscope._state import gathered
+from rngscope.sources.accelerators import AcceleratorSource
+from rngscope.sources.start import Waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
-    from rngscope._sources import Listed
+    from rngscope._plan import Listed
+    from rngscope._state import RNGState
+    from rngscope.sources.cell import Cell, Source
 
 
 class same_draws(metaclass=NeedsParentheses):
@@ -72,29 +72,23 @@ class same_draws(metaclass=NeedsParentheses):
     ) -> None:
         self._template = rng_scope(sources=sources, devices=devices, generators=generators)
         #: The block that the others repeat, from its entry on.
-        self._first: _FirstBlock | _CopiedBlock | None = None
-        self._open: OpenScope | None = None
+        self._first: _FirstPlan | _CopiedBlock | None = None
+        self._open: Life | None = None
 
     def __enter__(self) -> Self:
-        if self._open is not None and self._open.saved is not None:
+        if self._open is not None and self._open.found is not None:
             raise RuntimeError("a block of this same_draws() is open already; make another one")
         first = self._first
         if first is None or first.found is None:
-            self._first = block = _FirstBlock(self._template)
+            self._first = plan = _FirstPlan(life_of(self._template).plan.sources)
+            block: Life = _FirstBlock(plan)
         else:
-            new: Any = OpenScope
-            block = new(*self._template.values_with(first.state()))
+            block = life_with(self._template, first.state(), None)
         self._open = block
-        try:
-            block.__enter__()
-            caller = find_frame(1)
-            block.code, block.instruction = caller.f_code, caller.f_lasti
-            return self
-        except BaseException:
-            # After an interrupt between the two, too.
-            block.leave()
-            raise
+        block.enter(find_frame(1))
+        return self
 
+    @no_signal_at_start
     def __exit__(
         self, kind: object = None, error: object = None, traceback: object = None, /
     ) -> None:
@@ -108,7 +102,7 @@ class same_draws(metaclass=NeedsParentheses):
 
     def __getstate__(self) -> tuple[dict[str, Any], rng_scope, RNGState | None]:
         block, first = self._open, self._first
-        if block is not None and (block.saved is not None or block.position is not None):
+        if block is not None and (block.is_open_or_suspended):
             raise RuntimeError(
                 "cannot copy or pickle a same_draws() while a block of it is open or suspended: "
                 "leave the block first"
@@ -123,7 +117,8 @@ class same_draws(metaclass=NeedsParentheses):
         add_attributes(self, attributes)
 
     def __repr__(self) -> str:
-        return f"<same_draws over {', '.join(source.name for source in self._template.sources)}>"
+        names = ", ".join(source.name for source in life_of(self._template).plan.sources)
+        return f"<same_draws over {names}>"
 
 
 class _CopiedBlock:
@@ -138,72 +133,77 @@ class _CopiedBlock:
         return self.found
 
 
-class _FirstBlock(OpenScope):
-    """A scope that keeps what it finds and puts nothing back.
+class _FirstPlan(Plan):
+    """A plan whose scope keeps what it finds and puts nothing back.
 
-    It is one at all so that a library which is imported inside is found as it begins. An
+    It is a scope at all so that a library which is imported inside is found as it begins. An
     accelerator that starts inside begins with what is queued for it, and its queue is not ours
     to keep: of those, only what has started counts.
     """
 
-    __slots__ = ("found", "asked_for", "accelerators")
+    __slots__ = ("asked_for", "found", "accelerators", "has_begun")
 
-    def __init__(self, template: rng_scope) -> None:
-        accelerators = [s for s in template.sources if isinstance(s, AcceleratorSource)]
-        rest = tuple(s for s in template.sources if not isinstance(s, AcceleratorSource))
-        OpenScope.__init__(self, rest, None)
-        self.asked_for = template.sources
-        #: Source and state, for each source that was there; None until the block has ended.
-        self.found: list[tuple[Any, Any]] | None = None
-        self.accelerators = [(source, source.capture()) for source in accelerators]
+    def __init__(self, sources: tuple[Source, ...]) -> None:
+        rest = tuple([s for s in sources if not isinstance(s, AcceleratorSource)])
+        super().__init__(rest, None)
+        self.is_simple = False
+        self.asked_for = sources
+        #: What each RNG held when the block began; None until it has ended.
+        self.found: dict[Cell, Any] | None = None
+        self.has_begun = False
+        accelerators = [s for s in sources if isinstance(s, AcceleratorSource)]
+        #: The same of each accelerator.
+        self.accelerators = [(source, _devices_of(source)) for source in accelerators]
 
     def state(self) -> RNGState:
         """Return the state in which the block began."""
-        found = self.found or []
-        states = {s.name: s.portable(state) for s, state in found}
-        states.update((s.name, state) for s, state in self.accelerators if state is not None)
-        mine = [s for s in self.asked_for if isinstance(s, GeneratorSource)]
-        return RNGState._made_of(
-            {name: state for name, state in states.items() if name not in {s.name for s in mine}},
-            [(s.kind, states[s.name]) for s in mine],
-        )
+        states = dict(self.found or {})
+        for _, devices in self.accelerators:
+            states.update(devices)
+        return gathered(self.asked_for, states)
 
-    def leave(
-        self, kind: object = None, error: object = None, traceback: object = None, /
-    ) -> None:
-        """Close, and leave every source where it is."""
-        if self.is_not_its_turn():
-            return
-        try:
-            crossed = self._let_go()
-        except BaseException:
-            # An interrupt.
-            self._let_go()
-            raise
-        if crossed is not None:
-            self._warn_of_order(crossed)
-        leave_deferred()
-        for source, state in self.accelerators:
-            if state is None and source.capture() is not None:
+    def opened(self, life: Life) -> None:
+        self.has_begun = True
+
+    def ends(self, life: Life) -> None:
+        found = life.found
+        if self.has_begun and found is not None and life in lives:
+            if self.found is None:
+                self.found = dict(found)
+            # What is put back is where it is.
+            for cell in found:
+                found[cell] = current_state(life, cell)
+
+    def warn_of_started(self) -> None:
+        for source, devices in self.accelerators:
+            if not devices and _devices_of(source):
                 warn_caller(
                     f"{source.name} started inside the first block of same_draws(), so later "
                     f"blocks do not repeat what it drew there; start it before"
                 )
-        if type(self.asked_for) is not tuple:
-            warn_at_end(self.asked_for, self.covered, kind)  # type: ignore[arg-type]
 
-    __exit__ = leave
 
+def _devices_of(source: AcceleratorSource) -> dict[Cell, Any]:
+    """Return the states of the started devices."""
+    return {cell: cell.getstate() for cell in source.cells() if not isinstance(cell, Waiting)}
+
+
+class _FirstBlock(Life):
+    """The life of the block that the others repeat."""
+
+    __slots__ = ()
+
+    plan: _FirstPlan
+
+    def leave(
+        self, kind: object = None, error: object = None, traceback: object = None, /
+    ) -> None:
+        """Close, and leave every RNG where it is."""
+        Life.leave(self, kind)
+        self.plan.warn_of_started()
+        if type(self.plan.asked_for) is not tuple:
+            covered = tuple(self.plan.found or ())
+            warn_at_end(self.plan.asked_for, covered, kind)  # type: ignore[arg-type]
+
+    no_signal_at_start(leave)
     keep_out_of_graphs(leave)
-
-    def _let_go(self) -> OpenScope | None:
-        crossed = None
-        with lock:
-            self.position = None
-            if self.saved is not None:
-                if scopes[-1] is not self:
-                    crossed = self._first_crossed()
-                self.found = list(zip(self.covered, self.saved))
-            if self in scopes:
-                self._close()
-        return crossed

@@ -1,60 +1,61 @@
-"""``rng_scope``: check the arguments, then enter and leave."""
+"""``rng_scope``: from arguments to a plan, then enter and leave."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from rngscope._copies import add_attributes, added_attributes
-from rngscope._errors import NeedsParentheses
+from rngscope._errors import NeedsParentheses, find_frame
+from rngscope._graphs import keep_out_of_graphs
+from rngscope._interrupts import no_signal_at_start
+from rngscope._life import Life
 from rngscope._not_covered import warn_of_missing
-from rngscope._open_scopes import OpenScope, change_together
+from rngscope._plan import Plan, choose, choose_by_name
+from rngscope._present import cells_of
+from rngscope._roll_back import change_together
 from rngscope._seeds import SEED_LIMIT, check_seed, short_repr
-from rngscope._sources import SOURCES, choose, load_what_is_lazy, present
-from rngscope._sources.generators import warn_of_alike
-from rngscope._sources.torch_accelerator import AcceleratorSource
-from rngscope._state import RNGState, replayed_states, state_of
+from rngscope._state import RNGState, load_what_is_lazy, state_from, values_for
 from rngscope._turns import check_exclusive
+from rngscope.sources import SOURCES
+from rngscope.sources.accelerators import AcceleratorSource
+from rngscope.sources.generators import warn_of_alike
+from rngscope.sources.queue import warn_if_out_of_reach
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, SupportsIndex, TypeVar
+    from typing import Any, Self, SupportsIndex, TypeVar
 
-    from rngscope._sources import Listed
+    from rngscope._plan import Listed
+    from rngscope.sources.cell import Source
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class _Meaning(tuple["Any", ...]):
-    """The values of a scope: what an ``OpenScope`` of the same meaning is made of.
+_NONE: tuple[Any, ...] = ()
 
-    Decorated functions and scopes are copied as these values.
-    """
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        sources, seed, independent, replayed, begins, exclusive = self
-        # All sources are those of the process that asks. A state has a plain form of its own.
-        return _meaning_of, (
-            None if sources is SOURCES else sources,
-            seed,
-            independent,
-            None if replayed is None else state_of(replayed, sources),
-            begins,
-            exclusive,
-        )
+#: Seed, or seed and names -> the plan, which does not change.
+_plans: dict[Any, Plan] = {}
 
 
-def _meaning_of(
-    sources: Any, seed: Any, independent: bool, state: Any, begins: bool, exclusive: bool | float
-) -> _Meaning:
-    sources = SOURCES if sources is None else sources
-    replayed = None if state is None else replayed_states(state, sources)
-    # Also has this process take turns.
-    exclusive = exclusive if exclusive is False else check_exclusive(exclusive)
-    return _Meaning((sources, seed, independent, replayed, begins, exclusive))
+def _keep(key: Any, seed: int | None, sources: tuple[Source, ...]) -> Plan:
+    if len(_plans) >= 1024:
+        _plans.clear()
+    plan = _plans[key] = Plan(sources, seed)
+    return plan
 
 
-class rng_scope(OpenScope, metaclass=NeedsParentheses):
+def _plan_by_name(seed: int | None, names: list[str]) -> Plan:
+    key = (seed, *names)
+    try:
+        return _plans[key]
+    except (KeyError, TypeError):
+        pass
+    named = choose_by_name(names)
+    return _keep(key, seed, named) if named.may_be_kept else Plan(named, seed)
+
+
+class rng_scope(metaclass=NeedsParentheses):
     """Seed every global RNG for a block, and put each back bit for bit at its end.
 
     The RNGs belong to the process: draws of other threads inside the block take from the
@@ -109,8 +110,10 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
         True
     """
 
-    __slots__ = ()
+    __slots__ = ("_plan", "_life")
     _as_block = "rng_scope(42)"
+    #: What a block lives in.
+    _life_type = Life
 
     def __init__(
         self,
@@ -118,88 +121,132 @@ class rng_scope(OpenScope, metaclass=NeedsParentheses):
         *,
         sources: Listed[str] | None = None,
         devices: Listed[Any] | None = None,
-        generators: Listed[Any] | None = (),
+        generators: Listed[Any] | None = _NONE,
         independent: bool = False,
         deterministic: bool = False,
         exclusive: bool | float = False,
     ) -> None:
-        if type(independent) is not bool:
-            raise TypeError(f"independent must be True or False, not {independent!r}")
-        self.independent = independent
-        self.sources = choose(sources, devices, generators, deterministic)
-        self.exclusive = exclusive if exclusive is False else check_exclusive(exclusive)
-        self.replayed = None
-        self.begins_anyhow = deterministic or generators is not None and (
-            type(generators) is not tuple or generators != ()
-        )
+        self._life: Life | None = None
         if seed is None or type(seed) is int and 0 <= seed < SEED_LIMIT:
-            # What is most often asked, without a call.
-            self.seed: int | None = seed
-            if self.begins_anyhow and seed is not None and not independent:
-                warn_of_alike(self.sources, seed)
-        else:
-            _, self.seed, _, self.replayed, self.begins_anyhow, _ = self.values_with(seed)
-        self.saved = self.start = self.position = None
-        self.inner = self.dropped = ()
-        self.function = None
+            is_plain = independent is deterministic is exclusive is False
+            if is_plain and devices is None and generators is _NONE:
+                # What is most often asked.
+                if sources is None:
+                    self._plan = _plans.get(seed) or _keep(seed, seed, SOURCES)
+                    return
+                if isinstance(sources, list):
+                    self._plan = _plan_by_name(seed, sources)
+                    return
+        if type(independent) is not bool:
+            raise TypeError(f"independent must be True or False, not {short_repr(independent)}")
+        chosen = choose(sources, devices, generators, deterministic)
+        exclusive = exclusive if exclusive is False else check_exclusive(exclusive)
+        self._plan = make_plan(chosen, seed, independent, exclusive)
 
     @property
-    def values(self) -> tuple[Any, ...]:
-        """What an ``OpenScope`` of the same meaning is made of."""
-        values = (
-            self.sources,
-            self.seed,
-            self.independent,
-            self.replayed,
-            self.begins_anyhow,
-            self.exclusive,
-        )
-        return _Meaning(values)
+    def seed(self) -> int | None:
+        """The integer given; None when preserving or replaying."""
+        return self._plan.seed
 
-    def values_with(self, seed: SupportsIndex | RNGState | None) -> tuple[Any, ...]:
-        """The same with another seed.
+    def __enter__(self) -> Self:
+        """Save every RNG and begin the stream. If that fails half way, everything is put back."""
+        life = self._life
+        if life is not None and life.is_open_or_suspended:
+            raise RuntimeError("this scope is open already; make another one: with rng_scope(...)")
+        self._life = life = self._life_type(self._plan)
+        life.enter(find_frame(1))
+        return self
 
-        Raises:
-            TypeError, ValueError: the seed is not one, or the state does not fit.
-        """
-        sources, independent, begins = self.sources, self.independent, self.begins_anyhow
-        exclusive = self.exclusive
-        if seed is None:
-            return sources, None, independent, None, begins, exclusive
-        if callable(seed):
-            raise TypeError(
-                f"seed must be an integer, an RNGState or None, not {type(seed).__name__}: "
-                f"{short_repr(seed)}; a decorator needs parentheses: write @rng_scope(42)"
-            )
-        if isinstance(seed, RNGState):
-            return sources, None, independent, replayed_states(seed, sources), True, exclusive
-        number = check_seed(seed)
-        if begins and not independent:
-            warn_of_alike(sources, number)
-        return sources, number, independent, None, begins, exclusive
+    @no_signal_at_start
+    def __exit__(
+        self, kind: object = None, error: object = None, traceback: object = None, /
+    ) -> None:
+        """Put every RNG back."""
+        life = self._life
+        if life is not None:
+            life.leave(kind)
+
+    keep_out_of_graphs(__enter__)
+    keep_out_of_graphs(__exit__)
 
     def __call__(self, function: Function) -> Function:
         """Decorate a function: each call has a scope of its own, as under ``seeded``."""
-        from rngscope._seeded import seeded_like
+        # Here because it imports inspect, which takes milliseconds.
+        from rngscope._decorate import decorate
 
-        return seeded_like(self, function)
+        # The function takes its meaning alone, whatever becomes of this scope.
+        template = rng_scope()
+        template._plan = self._plan
+        made: Function = decorate(function, lambda function, *_: life_of(template, function))
+        return made
 
     def __getstate__(self) -> tuple[dict[str, Any], tuple[Any, ...]]:
-        if self.saved is not None or self.position is not None:
+        life, plan = self._life, self._plan
+        if life is not None and life.is_open_or_suspended:
             raise RuntimeError(
                 f"cannot copy or pickle {short_repr(self)} while it is open or suspended: leave "
                 f"its block first, or make another scope of the same arguments"
             )
-        return added_attributes(self, OpenScope.__slots__), self.values
+        # All sources are those of the process that asks. A state has a serialized form of its own.
+        sources = None if plan.sources is SOURCES else plan.sources
+        state = None if plan.values is None else state_from(plan.values, plan.sources)
+        seed = plan.seed if state is None else state
+        values = sources, seed, plan.independent, plan.exclusive
+        return added_attributes(self, rng_scope.__slots__), values
 
     def __setstate__(self, state: tuple[dict[str, Any], tuple[Any, ...]]) -> None:
-        attributes, values = state
-        OpenScope.__init__(self, *values)
+        attributes, (sources, seed, independent, exclusive) = state
+        self._life = None
+        # Also has this process take turns.
+        exclusive = exclusive if exclusive is False else check_exclusive(exclusive)
+        sources = SOURCES if sources is None else sources
+        self._plan = make_plan(sources, seed, independent, exclusive)
         add_attributes(self, attributes)
 
     def __repr__(self) -> str:
-        names = ", ".join(source.name for source in self.sources)
+        names = ", ".join(source.name for source in self._plan.sources)
         return f"<rng_scope seed={self.seed} over {names}>"
+
+
+def life_of(scope: rng_scope, function: Any = None) -> Life:
+    """Return a life of the same meaning as a scope, for the calls of a function."""
+    return Life(scope._plan, function)
+
+
+def life_with(scope: rng_scope, seed: SupportsIndex | RNGState | None, function: Any) -> Life:
+    """Return the same with another seed.
+
+    Raises:
+        TypeError, ValueError: the seed is not one, or the state does not fit.
+    """
+    plan = scope._plan
+    return Life(make_plan(plan.sources, seed, plan.independent, plan.exclusive), function)
+
+
+def make_plan(
+    sources: tuple[Source, ...],
+    seed: SupportsIndex | RNGState | None,
+    independent: bool,
+    exclusive: bool | float = False,
+) -> Plan:
+    """Return the plan of a scope over these sources.
+
+    Raises:
+        TypeError, ValueError: the seed is not one, or the state does not fit.
+    """
+    if seed is None:
+        return Plan(sources, None, independent, None, exclusive)
+    if isinstance(seed, RNGState):
+        return Plan(sources, None, independent, values_for(seed, sources), exclusive)
+    if callable(seed):
+        raise TypeError(
+            f"seed must be an integer, an RNGState or None, not {type(seed).__name__}: "
+            f"{short_repr(seed)}; a decorator needs parentheses: write @rng_scope(42)"
+        )
+    number = check_seed(seed)
+    if not independent and type(sources) is not tuple:
+        warn_of_alike(sources, number)
+    return Plan(sources, number, independent, None, exclusive)
 
 
 def seed_all(
@@ -226,14 +273,12 @@ def seed_all(
     Warns:
         RuntimeWarning: a named source is not there, since its library is not imported.
     """
-    number = check_seed(seed)
+    plan = Plan(choose(sources, devices), check_seed(seed), independent)
     if type(independent) is not bool:
-        raise TypeError(f"independent must be True or False, not {independent!r}")
-    chosen = choose(sources, devices)
-    warn_of_missing(chosen, "is not imported, so nothing of it is seeded; import it first")
-    load_what_is_lazy(chosen)
-    chosen = present(chosen)
-    change_together([(source, source.seed, (number, independent)) for source in chosen])
-    for source in chosen:
+        raise TypeError(f"independent must be True or False, not {short_repr(independent)}")
+    warn_of_missing(plan.sources, "is not imported, so nothing of it is seeded; import it first")
+    load_what_is_lazy(plan.sources)
+    change_together([(cell, partial(plan.begin, (cell,))) for cell in cells_of(plan.sources)])
+    for source in plan.sources:
         if isinstance(source, AcceleratorSource):
-            source.warn_if_out_of_reach()
+            warn_if_out_of_reach(source.backend)

@@ -1,60 +1,27 @@
-"""``seeded``: every call of a function in a scope of its own.
-
-A body that suspends has a stream that is put aside at each suspension and taken up again
-at each step (``_wrap_generator``). Nothing here knows an RNG library.
-"""
+"""``seeded``: every call of a function in a scope of its own."""
 
 from __future__ import annotations
 
-import sys
-
-from rngscope import _threads, _turns
-from rngscope._open_scopes import OpenScope
-from rngscope._scope import rng_scope
+from rngscope._scope import life_of, life_with, rng_scope
 from rngscope._seeds import short_repr
-from rngscope._state import RNGState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn, Protocol, SupportsIndex, TypeVar
+    from typing import Any, NoReturn, SupportsIndex, TypeVar
 
-    from rngscope._sources import Listed
+    from rngscope._life import Life
+    from rngscope._plan import Listed
+    from rngscope._state import RNGState
 
     Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-    class Scope(Protocol):
-        """What a step runs in."""
 
-        def __enter__(self) -> Any: ...
-
-        def leave(self, *error: Any) -> None: ...
-
-        def __exit__(self, *error: Any) -> None: ...
-
-        def take_up(self) -> None: ...
-
-        def put_aside(self) -> None: ...
-
-    #: Makes the scope of one call: function, positional and keyword arguments.
-    Make = Callable[[Any, tuple[Any, ...], dict[str, Any]], Scope]
-
-
-def seeded(
-    seed: SupportsIndex | RNGState | None = None,
-    *,
-    seed_from: Callable[..., SupportsIndex | RNGState | None] | None = None,
-    sources: Listed[str] | None = None,
-    devices: Listed[Any] | None = None,
-    generators: Listed[Any] | None = (),
-    independent: bool = False,
-    deterministic: bool = False,
-    exclusive: bool | float = False,
-) -> Callable[[Decorated], Decorated]:
+class seeded:
     """Run every call of a function in a fresh ``rng_scope``.
 
     Generator, coroutine and async generator functions keep a stream of their own: it is
-    put aside whenever the body suspends, and the caller has its own RNGs meanwhile. Of a
+    suspended whenever the body is, and the caller has its own RNGs meanwhile. Of a
     function that only *returns* a generator or a coroutine, the call is the scope. Of a
     class, each method named ``test*`` is decorated, inherited ones included, and no other:
     ``setUp`` and fixtures run outside.
@@ -80,341 +47,68 @@ def seeded(
         >>> draw(), draw()
         (0.6394267984578837, 0.6394267984578837)
     """
-    if callable(seed) or isinstance(seed, (staticmethod, classmethod)):
-        raise TypeError("@seeded needs parentheses: write @seeded(42), or @seeded() to preserve")
-    if seed_from is not None and (seed is not None or not callable(seed_from)):
-        raise TypeError(
-            f"give either seed or seed_from, which must be callable, not seed={seed!r} and "
-            f"seed_from={seed_from!r}"
+
+    __slots__ = ("_template", "_seed_from", "_shown")
+
+    def __init__(
+        self,
+        seed: SupportsIndex | RNGState | None = None,
+        *,
+        seed_from: Callable[..., SupportsIndex | RNGState | None] | None = None,
+        sources: Listed[str] | None = None,
+        devices: Listed[Any] | None = None,
+        generators: Listed[Any] | None = (),
+        independent: bool = False,
+        deterministic: bool = False,
+        exclusive: bool | float = False,
+    ) -> None:
+        if callable(seed) or isinstance(seed, (staticmethod, classmethod)):
+            raise TypeError(
+                "@seeded needs parentheses: write @seeded(42), or @seeded() to preserve"
+            )
+        if seed_from is not None and (seed is not None or not callable(seed_from)):
+            raise TypeError(
+                f"give either seed or seed_from, which must be callable, not "
+                f"seed={short_repr(seed)} and seed_from={short_repr(seed_from)}"
+            )
+        self._template = rng_scope(
+            seed,
+            sources=sources,
+            devices=devices,
+            generators=generators,
+            independent=independent,
+            deterministic=deterministic,
+            exclusive=exclusive,
         )
-    template = rng_scope(
-        seed,
-        sources=sources,
-        devices=devices,
-        generators=generators,
-        independent=independent,
-        deterministic=deterministic,
-        exclusive=exclusive,
-    )
+        self._seed_from = seed_from
+        #: The seed, as it is written.
+        self._shown = "seed" if seed_from is not None else "" if seed is None else short_repr(seed)
 
-    new: Any = OpenScope
+    def __call__(self, function: Decorated) -> Decorated:
+        """Decorate a function."""
+        # Here because it imports inspect, which takes milliseconds.
+        from rngscope._decorate import decorate
 
-    def decorate_with_seed(function: Decorated) -> Decorated:
-        if seed_from is None:
-            return seeded_like(template, function)
+        template, seed_from = self._template, self._seed_from
 
-        def make(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return new(*template.values_with(seed_from(*args, **kwargs)), function)
+        def make(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Life:
+            if seed_from is None:
+                return life_of(template, function)
+            return life_with(template, seed_from(*args, **kwargs), function)
 
         return decorate(function, make)  # type: ignore[no-any-return]
 
-    shown = "seed" if seed_from is not None else "" if seed is None else short_repr(seed)
-    return _Decorator(decorate_with_seed, shown)
+    # A type checker refuses it as a context manager by itself.
+    if not TYPE_CHECKING:
 
+        def __enter__(self, *_: object) -> NoReturn:
+            raise TypeError(
+                f"seeded(...) decorates functions; for a block, write with "
+                f"rng_scope({self._shown}):"
+            )
 
-class _Decorator:
-    """What ``seeded(...)`` returns: it decorates, and says so where it is used for a block."""
-
-    __slots__ = ("_decorate", "_shown")
-
-    def __init__(self, decorate: Callable[[Any], Any], shown: str) -> None:
-        self._decorate = decorate
-        #: The seed, as it is written.
-        self._shown = shown
-
-    def __call__(self, function: Any) -> Any:
-        return self._decorate(function)
-
-    def __enter__(self, *_: object) -> NoReturn:
-        raise TypeError(
-            f"seeded(...) decorates functions; for a block, write with rng_scope({self._shown}):"
-        )
-
-    # Python looks for both before it calls one.
-    __exit__ = __enter__
+        # Python looks for both before it calls one.
+        __exit__ = __enter__
 
     def __repr__(self) -> str:
         return f"<seeded seed={self._shown or None}>"
-
-
-def seeded_like(template: rng_scope, function: Decorated) -> Decorated:
-    """Decorate with the meaning of one scope, which itself stays unused."""
-    new: Any = OpenScope
-    values = template.values
-
-    def make(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return new(*values, function)
-
-    return decorate(function, make)  # type: ignore[no-any-return]
-
-
-def decorate(function: Any, make: Make) -> Any:
-    """Return what runs ``function`` in the scopes that ``make`` makes.
-
-    Raises:
-        TypeError: ``function`` cannot be decorated; it says what to do instead.
-    """
-    # Imported here, as below, because they cost more than the whole package.
-    import functools
-
-    if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(decorate(function.__func__, make))
-    if isinstance(function, functools.partialmethod):
-        inner = decorate(function.func, make)
-        return functools.partialmethod(inner, *function.args, **function.keywords)
-    if isinstance(function, type):
-        return _decorate_class(function, make)
-    if _is_fixture(function):
-        raise TypeError(
-            "a fixture cannot be decorated: write @pytest.fixture above @seeded(...), so that "
-            "the function is decorated before it becomes a fixture"
-        )
-    if _makes_context_manager(function):
-        raise TypeError(
-            "a function that @contextmanager has made cannot be decorated, since its block would "
-            "run outside: write @contextmanager above @seeded(...), so that the generator function "
-            "is decorated"
-        )
-    if not callable(function):
-        raise TypeError(
-            f"only functions, methods and test classes can be decorated, not "
-            f"{type(function).__name__}: {function!r:.60}"
-        )
-    if getattr(function, "is_hypothesis_test", False) is True and hasattr(function, "hypothesis"):
-        # A test under @given: each example runs in a scope of its own.
-        function.hypothesis.inner_test = decorate(function.hypothesis.inner_test, make)
-        return function
-    wrap = _wrapper_for(function)
-    return functools.update_wrapper(wrap(function, make), function)
-
-
-def _wrapper_for(function: Any) -> Callable[[Any, Make], Any]:
-    import functools
-    import inspect
-
-    while isinstance(function, functools.partial):
-        function = function.func
-    # Of an object with a __call__, that method says what kind of function it is.
-    for kind in (function, type(function).__call__):
-        if inspect.isasyncgenfunction(kind):
-            return _wrap_async_generator
-        if inspect.iscoroutinefunction(kind):
-            return _wrap_coroutine
-        if inspect.isgeneratorfunction(kind):
-            is_awaitable = kind.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE
-            return _wrap_awaitable_generator if is_awaitable else _wrap_generator
-    return _wrap_call
-
-
-def _wrap_call(function: Any, make: Make) -> Any:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        with make(function, args, kwargs):
-            return function(*args, **kwargs)
-
-    return call
-
-
-def _wrap_generator(
-    function: Any, make: Make, is_begun: Any = None, is_awaited: bool = False
-) -> Any:
-    """Run a body step by step; its scope is open only while a step runs.
-
-    All bodies that suspend run here: a coroutine answers to the same ``send`` and ``throw``
-    as a generator.
-
-    Args:
-        is_begun: given if the stream goes on in another body when this one returns; tells by
-            the arguments whether there was one before.
-        is_awaited: whether a step may wait for its turn in the event loop.
-    """
-    # Kept here, since at the interpreter's end a module may be gone before a body is.
-    is_finalizing = sys.is_finalizing
-
-    def generate(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        scope = make(function, args, kwargs)
-        act: Any = None
-        argument: Any = None
-        body: Any = None
-        turn: Any = None
-        while True:
-            if is_awaited and _turns.looks_closely:
-                is_new = act is None and (is_begun is None or not is_begun(*args))
-                turn = yield from _threads.wait_in_task(scope, argument, is_new)
-                if turn.late is None:
-                    pass
-                elif act is not None:
-                    act, argument = body.throw, turn.late
-                else:
-                    args = _throwing(turn.late, *args)
-            try:
-                scope.take_up()
-                if turn is not None:
-                    turn = turn.drop()
-                if act is None:
-                    body = function(*args, **kwargs)
-                    del args, kwargs
-                    act = body.send
-                # What comes and goes gets no name here: it may end as soon as both sides
-                # have dropped it.
-                items, argument = [act(argument)], None
-                scope.put_aside()
-                if _threads.offers:
-                    _threads.lend(items[0], scope)
-            except StopIteration as end:
-                if is_begun is not None:
-                    scope.put_aside()
-                else:
-                    scope.leave(StopIteration)
-                return end.value
-            except BaseException as error:
-                argument = None
-                if turn is not None:
-                    turn = turn.drop()
-                scope.leave(type(error))
-                raise
-            try:
-                argument = yield items.pop()
-                act = body.send
-            except BaseException as error:
-                # GeneratorExit too: a body may answer it with a value or another step.
-                if is_finalizing():
-                    # The libraries may be gone already, and nobody will draw any more.
-                    raise
-                act, argument = body.throw, error
-
-    return generate
-
-
-def _wrap_awaitable_generator(function: Any, make: Make, is_begun: Any = None) -> Any:
-    import types
-
-    return types.coroutine(_wrap_generator(function, make, is_begun, is_awaited=True))
-
-
-def _wrap_coroutine(function: Any, make: Make) -> Any:
-    steps = _wrap_awaitable_generator(function, make)
-
-    async def run(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        return await steps(*args, **kwargs)
-
-    return run
-
-
-def _wrap_async_generator(function: Any, make: Make) -> Any:
-    # What runs from one yield to the next is a body of its own.
-    part = _wrap_awaitable_generator(
-        lambda scope, body, act, argument: act(argument),
-        lambda function, args, kwargs: args[0],
-        lambda scope, body, act, argument: act is not _begin,
-    )
-    is_finalizing = sys.is_finalizing
-
-    async def generate(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        scope = make(function, args, kwargs)
-        body = function(*args, **kwargs)
-        del args, kwargs
-        act, argument = _begin, [body]
-        while True:
-            try:
-                items = [await part(scope, body, act, argument.pop())]
-            except StopAsyncIteration:
-                return
-            try:
-                act, argument = body.asend, [(yield items.pop())]
-            except BaseException as error:
-                if is_finalizing():
-                    raise
-                act, argument = body.athrow, [error]
-
-    return generate
-
-
-def _throwing(
-    error: BaseException, scope: Scope, body: Any, act: Any, argument: Any
-) -> tuple[Any, ...]:
-    """Return the arguments with which an async generator goes on by raising an error."""
-    return scope, body, body.athrow, error
-
-
-def _begin(body: Any) -> Any:
-    """Begin an async generator that the event loop does not hear of.
-
-    The loop closes those that it knows. It knows the one around the body, which closes the
-    body; to close both at once is an error.
-    """
-    hooks = sys.get_asyncgen_hooks()
-    sys.set_asyncgen_hooks(None, None)
-    try:
-        return body.__anext__()
-    finally:
-        sys.set_asyncgen_hooks(*hooks)
-
-
-def _decorate_class(cls: type, make: Make) -> type:
-    """Decorate the methods named ``test*``, as ``unittest.mock.patch`` does.
-
-    Inherited ones are decorated for this class only.
-    """
-    import functools
-    import inspect
-
-    # Classes, fixtures and other objects with such a name are no tests for pytest either, and
-    # what @contextmanager has made is none for anybody.
-    wrappers = (staticmethod, classmethod, functools.partialmethod)
-    names = [name for name in dir(cls) if name.startswith("test")]
-    tests = {name: inspect.getattr_static(cls, name) for name in names}
-    tests = {
-        name: test
-        for name, test in tests.items()
-        if (inspect.isroutine(test) or isinstance(test, wrappers))
-        # From Python 3.14 it binds as a method does, and counts as a routine.
-        and not isinstance(test, functools.partial)
-        and not (_is_fixture(test) or _makes_context_manager(test))
-    }
-    if not tests:
-        raise TypeError(
-            f"the class {cls.__qualname__} has no methods named test*; decorate the methods "
-            f"that draw, __init__ for example"
-        )
-    for name, test in tests.items():
-        is_shared = any(test is item for base in cls.__mro__[1:] for item in vars(base).values())
-        if is_shared and hasattr(getattr(test, "__func__", test), "hypothesis"):
-            raise TypeError(
-                f"{cls.__qualname__}.{name} is a Hypothesis test of a base class, which must "
-                f"not change; decorate the base class, or override the method and decorate it"
-            )
-    for name, test in tests.items():
-        setattr(cls, name, decorate(test, make))
-    return cls
-
-
-def _is_fixture(function: Any) -> bool:
-    pytest: Any = sys.modules.get("pytest")
-    if pytest is None:
-        return False
-    # pytest 8.4 puts the function into an object of a type of its own; older ones mark it.
-    fixture = pytest.fixture(lambda: None)
-    return type(function) is type(fixture) and vars(fixture).keys() <= vars(function).keys()
-
-
-def _makes_context_manager(function: Any) -> bool:
-    """Tell whether ``contextmanager`` or ``asynccontextmanager`` has made this function.
-
-    Calling it only makes the context manager; its block runs afterwards.
-    """
-    import functools
-
-    while isinstance(function, (functools.partial, functools.partialmethod)):
-        function = function.func
-    function = getattr(function, "__func__", function)
-    # Not __wrapped__ alone: any wrapper of a generator function has that. contextlib's own has
-    # always had this name, as have the backports of it.
-    code = getattr(function, "__code__", None)
-    return hasattr(function, "__wrapped__") and getattr(code, "co_qualname", "") in (
-        "contextmanager.<locals>.helper",
-        "asynccontextmanager.<locals>.helper",
-    )

@@ -20,13 +20,14 @@ def check_seed(seed: Any) -> int:
     """
     if type(seed) is int and 0 <= seed < SEED_LIMIT:
         return seed
-    number = _as_integer(seed, "seed", "an integer in [0, 2**64)")
+    number = as_integer(seed, "seed", "an integer in [0, 2**64)")
     if not 0 <= number < SEED_LIMIT:
         raise ValueError(f"seed {short_repr(number)} is out of range; expected 0 <= seed < 2**64")
     return number
 
 
-def _as_integer(value: Any, what: str, expected: str) -> int:
+def as_integer(value: Any, what: str, expected: str) -> int:
+    """Return what stands for an integer as an int; refuse all else with a ``TypeError``."""
     if type(value) is int:
         return value
     # Tensors answer __index__ when they hold one element, whatever their shape and
@@ -68,23 +69,21 @@ def derive_seed(
 ) -> int:
     """Derive a seed from a seed and a path of names and numbers.
 
-    The result is the same in every process, on every platform and in every version.
-    All 64 bits are well mixed, the low 32 included: torch's CPU generator reads only
-    those.
+    The result is the same in every process, on every platform and in every version. All 64
+    bits are well mixed, the low 32 included: torch's CPU generator reads only those.
 
     Args:
         seed: integer in ``[0, 2**64)``.
         path: any mix of str and int; ``1`` and ``"1"`` differ.
         bits: length of the result, in ``[1, 64]``: 32 for ``numpy.random.RandomState``,
-            scikit-learn and Lightning, 63 for int64. These are the low bits of the whole result,
-            so the same path with another length is no other seed: give each use a path of its
-            own.
+            scikit-learn and Lightning, 63 for int64. These are the low bits of the whole
+            result: give each use a path of its own.
 
     Returns:
         An integer in ``[0, 2**bits)``.
 
     Raises:
-        TypeError: a part of the path is neither str nor int, or the seed or ``bits`` is no
+        TypeError: a part of the path is neither str nor int, or the seed or ``bits`` is not an
             integer.
         ValueError: the seed or ``bits`` is out of range.
 
@@ -99,34 +98,34 @@ def derive_seed(
     # Imported here because it costs a third of the import of the whole package.
     from hashlib import blake2b
 
-    # Every part says its kind and its length, so no two paths share an encoding.
-    parts = [b"i%d;" % check_seed(seed)]
-    for part in path:
-        if isinstance(part, str):
-            text = part.encode("utf-8", "surrogatepass")
-            parts.append(b"s%d:%s;" % (len(text), text))
-        else:
-            parts.append(b"i%d;" % _as_integer(part, "path", "made of str and int"))
-    length = _as_integer(bits, "bits", "an integer in [1, 64]")
+    parts = [b"i%d;" % check_seed(seed), *map(_encoded, path)]
+    length = as_integer(bits, "bits", "an integer in [1, 64]")
     if not 1 <= length <= 64:
         raise ValueError(f"bits {short_repr(length)} is out of range; expected 1 <= bits <= 64")
     digest = blake2b(b"".join(parts), digest_size=8, person=b"rngscope").digest()
     return int.from_bytes(digest, "little") & ((1 << length) - 1)
 
 
-_source_seeds: dict[tuple[int, str, int | None], int] = {}
+def _encoded(part: Any) -> bytes:
+    """Return a part of a path with its kind and its length: no two paths share an encoding."""
+    if isinstance(part, str):
+        text = part.encode("utf-8", "surrogatepass")
+        return b"s%d:%s;" % (len(text), text)
+    return b"i%d;" % as_integer(part, "path", "made of str and int")
 
 
-def source_seed(seed: int, name: str, index: int | None = None) -> int:
-    """Return what a source, or one of its devices, gets under ``independent=True``.
+_derived: dict[tuple[int, tuple[str | int, ...]], int] = {}
+
+
+def derived_seed(seed: int, path: tuple[str | int, ...]) -> int:
+    """Return ``derive_seed(seed, *path)``: what a cell gets under ``independent=True``.
 
     Scopes ask for the same few again and again, so the latest are kept.
     """
-    key = (seed, name, index)
-    derived = _source_seeds.get(key)
+    key = (seed, path)
+    derived = _derived.get(key)
     if derived is None:
-        derived = derive_seed(seed, name) if index is None else derive_seed(seed, name, index)
-        if len(_source_seeds) >= 1024:
-            _source_seeds.clear()
-        _source_seeds[key] = derived
+        if len(_derived) >= 1024:
+            _derived.clear()
+        derived = _derived[key] = derive_seed(seed, *path)
     return derived

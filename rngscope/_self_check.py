@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 
 from rngscope import __version__, _details
 from rngscope._scope import rng_scope
-from rngscope._sources import SOURCES
-from rngscope._sources.torch_accelerator import AcceleratorSource
+from rngscope.sources import SOURCES
+from rngscope.sources.accelerators import AcceleratorSource
+from rngscope.sources.cell import seed_cells
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Finding:
     #: What went wrong in the check itself, if so.
     error: str | None = None
     library: str | None = None
-    #: ``fast``: states are copied as memory. ``public``: by the library's public calls.
-    road: str | None = None
+    #: ``fast``: states are copied as memory. ``API``: by calls of the library.
+    path: str | None = None
     state_bytes: int | None = None
     outer_state_is_exact: bool | None = None
     draws_are_as_seeded: bool | None = None
@@ -117,8 +118,8 @@ def _look_for_details() -> list[_details.Detail]:
         # Whatever else is wrong with one of them is not to be found out here.
         with contextlib.suppress(Exception):
             importlib.import_module(module)
-    waiting = [source for source in SOURCES if source.name in ("cuda", "xpu", "mtia")]
-    _details.look_for_all([source.name for source in waiting if source.is_built()])
+    waiting: list[Any] = [source for source in SOURCES if source.name in ("cuda", "xpu", "mtia")]
+    _details.look_for_all([source.name for source in waiting if source.backend.is_built()])
     return _details.missing()
 
 
@@ -136,15 +137,19 @@ def _look_at(source: Any, libraries: dict[str, Library], start_devices: bool) ->
     return finding
 
 
-def _check(source: Any, library: Library, finding: Finding) -> None:
-    """Save, seed, draw and restore through a scope, and compare through the library."""
+def _compare(library: Library, sources: list[str] | None = None) -> tuple[bool, bool]:
+    """Save, seed, draw and restore through a scope, and compare through the library.
+
+    Returns:
+        Whether the outer state came back, and whether the scope drew what the library draws.
+    """
     came_back = drew_alike = True
     # Each round starts one draw further on, so that a cached second Gaussian is there in every
-    # other one. Several, because a seed that is used again takes another road.
+    # other one. Several, because a seed that is used again is set as a state.
     for _ in range(ROUNDS):
         library.draw()
         before = library.read()
-        with rng_scope(SEED, sources=[source.name]):
+        with rng_scope(SEED, sources=sources):
             drawn = library.draw()
         after = library.read()
         went_on = library.draw()
@@ -153,36 +158,39 @@ def _check(source: Any, library: Library, finding: Finding) -> None:
         library.seed(SEED)
         drew_alike &= drawn == library.draw()
         library.write(before)
-    finding.outer_state_is_exact, finding.draws_are_as_seeded = came_back, drew_alike
-    # A tuple's first item is no part of the state itself: see the libraries below.
-    finding.state_bytes = _size(before[1:])
+    return came_back, drew_alike
 
-    state = source.save()
-    is_memory = isinstance(state, tuple) and any(isinstance(part, bytes) for part in state)
-    finding.road = "fast" if is_memory else "public"
-    finding.save_us = _microseconds(source.save)
-    finding.seed_us = _microseconds(lambda: source.seed(SEED, False))
-    finding.restore_us = _microseconds(lambda: source.restore(state))
+
+def _check(source: Any, library: Library, finding: Finding) -> None:
+    exact = _compare(library, [source.name])
+    finding.outer_state_is_exact, finding.draws_are_as_seeded = exact
+    # A tuple's first item is no part of the state itself: see the libraries below.
+    finding.state_bytes = _size(library.read()[1:])
+    cells = source.cells()
+    states = [(cell, cell.getstate()) for cell in cells]
+    parts = [part for _, state in states if isinstance(state, tuple) for part in state]
+    finding.path = "fast" if any(isinstance(part, bytes) for part in parts) else "API"
+    finding.save_us = _microseconds(lambda: [cell.getstate() for cell in cells])
+    finding.seed_us = _microseconds(lambda: seed_cells(cells, SEED))
+    finding.restore_us = _microseconds(lambda: [cell.setstate(state) for cell, state in states])
 
 
 def _check_together(libraries: list[Library]) -> str | None:
     """Do the same for all sources in one scope; return what went wrong."""
+    every = Library(
+        version="",
+        read=lambda: [library.read() for library in libraries],
+        write=lambda states: [library.write(state) for library, state in zip(libraries, states)],
+        seed=lambda seed: [library.seed(seed) for library in libraries],
+        draw=lambda: [library.draw() for library in libraries],
+    )
     try:
-        for _ in range(ROUNDS):
-            before = [library.read() for library in libraries]
-            with rng_scope(SEED):
-                drawn = [library.draw() for library in libraries]
-            if any(_plain(b) != _plain(x.read()) for b, x in zip(before, libraries)):
-                return "a scope over all sources did not put the outer state back"
-            for library, draws in zip(libraries, drawn):
-                library.seed(SEED)
-                if draws != library.draw():
-                    return "a scope over all sources did not seed as the libraries do"
-            for library, state in zip(libraries, before):
-                library.write(state)
+        came_back, drew_alike = _compare(every)
     except Exception as error:
         return f"a scope over all sources failed: {type(error).__name__}: {error}"
-    return None
+    if not came_back:
+        return "a scope over all sources did not put the outer state back"
+    return None if drew_alike else "a scope over all sources did not seed as the libraries do"
 
 
 def _microseconds(act: Callable[[], Any]) -> float:
@@ -214,9 +222,19 @@ def _open_library(source: Any, start_devices: bool) -> Library:
     if isinstance(source, AcceleratorSource):
         return _open_accelerator(source, start_devices)
     opener = {"python": _open_python, "numpy": _open_numpy, "torch": _open_torch}.get(source.name)
-    if opener is None:
-        raise NotThere("the self-check does not know this source")
-    return opener()
+    return _open_by_verbs(source) if opener is None else opener()
+
+
+def _open_by_verbs(source: Any) -> Library:
+    """Check a source by its own verbs: that they fit each other, whatever the library draws."""
+    module = _import(source.module)
+    return Library(
+        version=f"{source.module} {getattr(module, '__version__', '')}".strip(),
+        read=lambda: (None, [cell.getstate() for cell in source.cells()]),
+        write=lambda state: [c.setstate(s) for c, s in zip(source.cells(), state[1])],
+        seed=lambda seed: seed_cells(source.cells(), seed),
+        draw=lambda: [cell.getstate() for cell in source.cells()],
+    )
 
 
 def _open_python() -> Library:
@@ -266,18 +284,18 @@ def _open_accelerator(source: AcceleratorSource, start_devices: bool) -> Library
     torch = sys.modules.get("torch")
     if torch is None:
         raise NotThere("torch is not installed")
-    name, module = source.name, source.module()
+    name, module = source.name, source.backend.module()
     if module is None:
         raise NotThere("not in this build of torch")
     # MPS has a generator even before there is a device to draw on.
-    if not source.is_started(module) or name == "mps":
+    if not source.backend.is_started(module) or name == "mps":
         if not start_devices:
             raise NotThere("not started; --start-devices starts it")
         try:
             getattr(module, "init", lambda: None)()
         except RuntimeError as error:
             raise NotThere(f"could not be started: {error}".partition("\n")[0]) from None
-    count = len(source.generators(module))
+    count = len(source.backend.generators(module))
     # There is one MPS device, and the functions of torch.mps take no index.
     devices: list[tuple[int, ...]] = [()] if name == "mps" else [(i,) for i in range(count)]
 
@@ -312,7 +330,7 @@ def _line(finding: Finding) -> str:
         f"{finding.source}: {finding.library}; {finding.state_bytes} bytes of state; "
         f"outer state {state}; seeded draws {draws} to the library's own; "
         f"save {finding.save_us} us, seed {finding.seed_us} us, "
-        f"restore {finding.restore_us} us ({finding.road} road)"
+        f"restore {finding.restore_us} us ({finding.path} path)"
     )
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import threading
 
-from rngscope._open_scopes import OpenScope
+from rngscope._life import Life, LifeOfProcess
+from rngscope._plan import Plan
+from rngscope._present import cells_of
 from rngscope._scope import rng_scope
-from rngscope._sources import SOURCES
-from rngscope._sources.numpy import numpy_random
-from rngscope._sources.torch_cpu import torch_module
 from rngscope._state import RNGState
+from rngscope.sources import SOURCES
+from rngscope.sources.accelerators import Device
+from rngscope.sources.numpy import numpy_random
+from rngscope.sources.torch import torch_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from hypothesis.strategies import DrawFn, SearchStrategy
 
 
@@ -30,15 +31,15 @@ def register() -> None:
     register_random(_TORCH)
 
 
-class _Example(OpenScope):
-    """The scope of one example, over all sources of torch."""
+class _Example(Plan):
+    """The plan of one example, over all sources of torch."""
 
     is_of_process = True
 
     __slots__ = ()
 
-    def _warn_of_order(self, *crossed: Any, **options: Any) -> None:
-        """Say nothing: examples that run in several threads end in any order."""
+    #: Examples that run in several threads end in any order.
+    warns_of_order = False
 
 
 class _TorchGenerators:
@@ -49,13 +50,13 @@ class _TorchGenerators:
     """
 
     def __init__(self) -> None:
-        self._sources = tuple(source for source in SOURCES if source.library == "torch")
+        self._sources = tuple(source for source in SOURCES if source.module == "torch")
         self._local = threading.local()
 
-    def getstate(self) -> _Example:
+    def getstate(self) -> Life:
         """Return what ``setstate`` undoes; ``seed`` is called next."""
-        self._local.next = scope = _Example(self._sources, None)
-        return scope
+        self._local.next = life = LifeOfProcess(_Example(self._sources, None))
+        return life
 
     def seed(self, seed: int) -> None:
         """Seed for one example.
@@ -63,11 +64,11 @@ class _TorchGenerators:
         Args:
             seed: integer in ``[0, 2**32)``; Hypothesis's is 0.
         """
-        scope: _Example = self._local.next
-        scope.seed = seed
-        scope.__enter__()
+        life: Life = self._local.next
+        life.plan = _Example(self._sources, seed)
+        life.enter()
 
-    def setstate(self, state: _Example) -> None:
+    def setstate(self, state: Life) -> None:
         """Put everything back that was found when the example began."""
         state.leave()
 
@@ -137,10 +138,9 @@ def _draw(counts: list[int], has_gauss: bool) -> None:
     if torch is None:
         return
     devices = ["cpu"]
-    for source in SOURCES:
-        state = source.capture() if source.library == "torch" and source.name != "torch" else None
-        if state is not None:  # gpu: to draw needs the device
-            devices += [f"{source.name}:{index}" for index in state]
+    for cell in cells_of(SOURCES):
+        if isinstance(cell, Device):  # gpu: to draw needs the device
+            devices.append(f"{cell.source.name}:{cell.index}")
     for device in devices:
         torch.empty(from_torch, device=device).uniform_()
         if has_gauss:

@@ -1,5 +1,6 @@
 """Fixtures that several files share; they need neither torch nor NumPy."""
 
+import os
 import sys
 
 import pytest
@@ -7,8 +8,9 @@ from by_hand import cache_gaussians, load_libraries
 from by_hand import public_states as read_states
 from pytest_suite import CONFTEST, Suite
 
-from rngscope import _late_import, _open_scopes, _turns
-from rngscope._sources import SOURCES, memory
+from rngscope import _arrival, _order, _turns
+from rngscope.sources import SOURCES, memory
+from rngscope.sources.cell import SeededStates
 
 
 @pytest.fixture
@@ -23,30 +25,41 @@ def suite(pytester, monkeypatch):
     return Suite(pytester)
 
 
-@pytest.fixture(params=["fast", "public"])
-def road(request):
-    """Run the test with states as memory, and with the libraries' public calls only."""
+@pytest.fixture(params=["fast", "API"])
+def path(request):
+    """Run the test with states as memory, and with calls of the libraries only."""
     load_libraries()
-    take_road(request.param == "fast")
+    take_path(request.param == "fast")
     yield request.param
-    take_road(True)
+    take_path(True)
 
 
-def take_road(fast):
-    memory.fast_roads = fast
+def take_path(fast):
+    memory.fast_paths = fast
     for source in SOURCES:
         if source.name == "python":
             source._view = None
         elif source.name == "numpy":
             source._views = None
-        if hasattr(source, "_images"):
-            source._images = memory.SeedImages()
+            source._seeded_states = SeededStates()
+            source.seeded_states = SeededStates(are_kept=False)
+        if source.name in ("python", "torch"):
+            source.seeded_states = SeededStates()
 
 
 @pytest.fixture(autouse=True)
 def every_test_is_warned():
     """Have each test hear of its own overlapping threads, of which a process is told once."""
     _turns._has_warned = False
+
+
+@pytest.fixture(autouse=True)
+def every_test_leaves_the_workspace_of_cublas():
+    """The one variable of the environment that a scope may set: what it was is back."""
+    before = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    after = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    assert after == before, f"the test left CUBLAS_WORKSPACE_CONFIG={after}"
 
 
 @pytest.fixture
@@ -65,11 +78,11 @@ def unchanged():
     """
     load_libraries()
     cache_gaussians()
-    before, open_before = read_states(), list(_open_scopes.scopes)
+    before, open_before = read_states(), list(_order.lives)
     yield read_states
     after = read_states()
     moved = [name for name in before if after[name] != before[name]]
     assert not moved, f"the test moved {moved}"
-    assert _open_scopes.scopes == open_before
+    assert _order.lives == open_before
     assert _turns.claims == _turns.granted == []
-    assert _late_import._FINDER not in sys.meta_path and not _late_import.is_watching
+    assert _arrival.FINDER not in sys.meta_path and not _arrival.is_watching

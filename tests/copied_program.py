@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from by_hand import NAMES, draw, generator, load_libraries
 
 from rngscope import RNGState, RNGStream, assert_rng_unchanged, rng_scope, seeded
-from rngscope._sources import SOURCES
 from rngscope.data import per_item, seed_worker
 from rngscope.distributed import PerRank
+from rngscope.sources import SOURCES
 
 # A scope here names NumPy, which some runs of the tests do without.
 warnings.filterwarnings("ignore", ".* was not imported before", RuntimeWarning)
@@ -245,7 +245,7 @@ def use(thing):
     if isinstance(thing, RNGState):
         thing = rng_scope(thing)
     if isinstance(thing, (rng_scope, RNGStream)):
-        covered = getattr(thing, "_template", thing).sources
+        covered = thing._plan.sources
         with thing:
             return draws([source.name for source in covered])
     if isinstance(thing, assert_rng_unchanged):

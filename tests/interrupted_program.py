@@ -16,8 +16,8 @@ import warnings
 
 from by_hand import NAMES, cache_gaussians, load_libraries, public_states
 
-from rngscope import _open_scopes, rng_scope
-from rngscope._open_scopes import scopes
+from rngscope import _order, rng_scope
+from rngscope._order import lives
 
 
 class Interrupt(BaseException):
@@ -80,17 +80,17 @@ def interrupted(body, rounds, longest):
             body()
         except Interrupt:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        if public_states() != before or scopes:
+        if public_states() != before or lives:
             leaks += 1
             if not is_in_the_window(place, body):
                 unexplained.append(f"{place.f_code.co_name}, line {place.f_lineno}")
-            del scopes[:]
+            del lives[:]
     return leaks, unexplained
 
 
 def locks_are_free():
     """Tell whether no lock is left behind, neither ours nor one of the libraries."""
-    locks = [_open_scopes.lock]
+    locks = [_order.lock]
     if "torch" in NAMES:
         locks.append(sys.modules["torch"].cuda._initialization_lock)
     if "numpy" in NAMES:

@@ -38,11 +38,11 @@ def import_without(paths):
     importlib.import_module("rngscope")
     # What is proved, and not looked for by a name.
     if "the memory of random.Random" in paths:
-        sys.modules["rngscope._sources.mersenne"]._layout_is_known = lambda: False
+        sys.modules["rngscope.sources.mersenne"]._layout_is_known = lambda: False
     if "the memory of numpy.random.RandomState" in paths:
-        sys.modules["rngscope._sources.numpy"]._prove_gauss = lambda scratch: False
+        sys.modules["rngscope.sources.numpy_memory"]._prove_gauss = lambda scratch: None
     if "the bytes of a CPU generator's state" in paths:
-        sys.modules["rngscope._sources.torch_cpu"].STATE_BYTES = 9
+        sys.modules["rngscope.sources.torch"].STATE_BYTES = 9
     return details
 
 
@@ -423,7 +423,7 @@ def an_accelerator_without_a_queue_is_left_out(rngscope, simulated, name):
     """Nothing is an error; a start inside a scope is named once, and a strict restore refuses."""
     import torch
 
-    rngscope._sources.torch_accelerator._warned.clear()
+    rngscope.sources.queue._warned.clear()
     with accelerator_of_two(simulated, name) as accelerator:
         accelerator.start()
         state = rngscope.RNGState.capture()
@@ -452,7 +452,7 @@ def an_accelerator_without_a_queue_is_left_out(rngscope, simulated, name):
         told = [str(warning.message) for warning in caught]
         assert len(told) == 1 and f"this torch has no torch.{name}." in told[0], told
         assert "was started inside an RNG scope" in told[0]
-    rngscope._sources.torch_accelerator._warned.clear()
+    rngscope.sources.queue._warned.clear()
     with accelerator_of_two(simulated, name):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

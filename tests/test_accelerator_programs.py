@@ -89,11 +89,17 @@ def steps(devices):
 
 
 def run(program, queued_state, in_order):
-    """Run the program on the simulated accelerator and on the model, and compare."""
+    """Run the program on the simulated accelerator and on the model, and compare.
+
+    Given up: a scope that is left below one over further devices, before the start, after the
+    program has queued seeds in it. See DESIGN.rst, "An accelerator before its start".
+    """
     with simulated_cuda(COUNT) as cuda, warnings.catch_warnings():
         if not in_order:
             warnings.simplefilter("ignore", RuntimeWarning)
         piles = [Pile(index) for index in range(COUNT)]
+        #: The devices of each open scope; and those scopes in which the program has queued seeds.
+        covered, seeded_in = {}, set()
         scopes, ran, expected = [], [], []
 
         def look():
@@ -106,7 +112,13 @@ def run(program, queued_state, in_order):
                         pile.start(fresh)
                     assert state_bytes(generator) == state_bytes(pile.copies[-1])
 
+        def is_given_up(scope, uppers):
+            further = [upper for upper in uppers if not covered[upper] <= covered[scope]]
+            return not cuda.started and scope in seeded_in and covered[scope] and further
+
         def leave(place):
+            if place != -1 and is_given_up(scopes[place], scopes[place + 1 :]):
+                place = -1
             scope = scopes.pop(place)
             for pile in piles:
                 pile.leave(scope)
@@ -123,16 +135,19 @@ def run(program, queued_state, in_order):
                 scope = rng_scope(seed, devices=devices)
                 scope.__enter__()
                 scopes.append(scope)
+                covered[scope] = set(range(COUNT) if devices is None else devices)
                 for pile in piles:
                     if devices is None or pile.index in devices:
                         pile.enter(scope, seed)
             elif step == "leave" and scopes:
                 leave(-1 if in_order else values[0] % len(scopes))
             elif step == "torch.manual_seed":
+                seeded_in.update(scopes)
                 torch.manual_seed(values[0])
                 for pile in piles:
                     pile.change(seeded(values[0]))
             elif step == "manual_seed":
+                seeded_in.update(scopes)
                 torch.cuda.manual_seed(values[0])
                 piles[0].change(seeded(values[0]))
             elif step == "unrelated":

@@ -325,9 +325,9 @@ def test_an_exception_leaves_nothing_behind(unchanged):
     assert public_states() == before and stream.state_dict() == place
     with rng_scope(), pytest.raises(OSError):
         checkpointed(function)(x)
-    from rngscope import _stream
+    from rngscope import _stream_plan
 
-    assert _stream.recordings == []
+    assert _stream_plan.recordings == []
 
 
 def test_without_gradients_nothing_is_captured(unchanged):
@@ -360,10 +360,10 @@ def test_an_accelerator_that_starts_within_it_is_said(monkeypatch, unchanged):
 
     class Late:
         name = "cuda"
-        states = [None, 5]
+        found = [[], ["a device"]]
 
-        def capture(self):
-            return self.states.pop(0)
+        def cells(self):
+            return self.found.pop(0)
 
     forward, _ = checkpoint_context_fn(sources=[])
     forward._begin.__self__.chosen = (Late(),)

@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from rngscope import RNGState, RNGStream, _open_scopes, rng_scope, seeded
+from rngscope import RNGState, RNGStream, _order, rng_scope, seeded
+from rngscope._origin import describe
 
 
 class Pile:
@@ -133,7 +134,7 @@ SUBSETS = [NAMES, NAMES[:1], NAMES[-1:], NAMES[:2]]
 def check_order(subsets, order, by):
     """Enter scopes over these sources, leave them in this order, draw all the while."""
     pile = Pile()
-    before = list(_open_scopes.scopes)
+    before = list(_order.lives)
     scopes = {}
     for index, sources in enumerate(subsets):
         scopes[index] = scope = rng_scope(index, sources=sources)
@@ -145,14 +146,14 @@ def check_order(subsets, order, by):
         caught = leave(scopes[index], by[index])
         assert len(caught) == (pile.leave(index) is not None)
         check_draws(pile)
-    assert _open_scopes.scopes == before
+    assert _order.lives == before
 
 
 HERE = [lambda act: act()] * 4
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_scopes_over_all_sources_may_be_left_in_any_order(count, road, unchanged):
+def test_scopes_over_all_sources_may_be_left_in_any_order(count, path, unchanged):
     """Every draw comes from the topmost open scope, and the outer state is back."""
     with rng_scope():
         for order in itertools.permutations(range(count)):
@@ -324,7 +325,7 @@ def test_a_scope_that_was_taken_up_names_the_line_that_opened_it(unchanged):
     next(made)
     line = body.__wrapped__.__code__.co_firstlineno
     for index, scope in enumerate(held):
-        assert f"{__file__}:{line + 2 + 2 * index} (held.append(" in scope.describe()
+        assert f"{__file__}:{line + 2 + 2 * index} (held.append(" in describe(scope._life)
     for scope in reversed(held):
         scope.__exit__(None, None, None)
     made.close()
@@ -473,7 +474,7 @@ class Program(RuleBasedStateMachine):
                 self.leave_stream(0)
             for made, _ in self.bodies:
                 made.close()
-            assert _open_scopes.scopes[-1] is self.guard
+            assert _order.lives[-1] is self.guard._life
             check_draws(self.pile)
         finally:
             leave(self.guard)

@@ -45,7 +45,7 @@ def through_safetensors(plain, folder):
 
 
 ROADS = [through_json, through_sorted_json, through_torch, through_safetensors]
-each_road = pytest.mark.parametrize("road_taken", ROADS, ids=lambda road: road.__name__)
+each_road = pytest.mark.parametrize("road_taken", ROADS, ids=lambda path: path.__name__)
 
 
 @each_road

@@ -17,7 +17,7 @@ from by_hand import NAMES, draw, expected
 from data_sets import Drawing, Failing, Named, Probing, keep
 
 import rngscope
-from rngscope import RNGState, _open_scopes, derive_seed, rng_scope, seed_all
+from rngscope import RNGState, _order, derive_seed, rng_scope, seed_all
 from rngscope.data import per_item, seed_worker
 
 needs_torch = pytest.mark.skipif("torch" not in NAMES, reason="needs torch")
@@ -105,7 +105,7 @@ def test_an_item_that_fails_leaves_no_trace(unchanged):
     for _ in range(2):
         with pytest.raises(OSError):
             data[3]
-        assert _open_scopes.scopes == []
+        assert _order.lives == []
     with pytest.raises(IndexError):
         per_item(Drawing(), 42)[12]
 

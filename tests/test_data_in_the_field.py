@@ -28,10 +28,11 @@ from data_sets import (
     keep,
 )
 
-import rngscope.data
-from rngscope import RNGStream, _owners, _passes, derive_seed, distributed, rng_scope
-from rngscope._owners import find_generators
-from rngscope.data import per_item, seed_worker, views
+from rngscope import RNGStream, derive_seed, distributed, rng_scope
+from rngscope._ranks import world_size
+from rngscope.data import owners, per_item, requests, seed_worker, views
+from rngscope.data.board import Board
+from rngscope.data.owners import find_generators
 
 needs_torch = pytest.mark.skipif("torch" not in NAMES, reason="needs torch")
 needs_numpy = pytest.mark.skipif("numpy" not in NAMES, reason="needs NumPy")
@@ -284,7 +285,7 @@ def test_a_part_of_the_data_set_counts_as_the_whole(unchanged):
 
 def test_counts_hold_beyond_a_byte_and_for_what_is_no_number():
     """300 requests for a number, a name, and a number that is out of range."""
-    counts = _passes.Counts(3)
+    counts = requests.Counts(3)
     for key in (2, "cat", 7, -1):
         assert [counts.ask(key) for _ in range(300)] == list(range(300))
     assert counts.ask(1) == 0
@@ -374,7 +375,7 @@ def test_to_make_an_item_in_another_worker_in_another_pass_is_nothing_to_say(
 
 def test_it_is_noticed_whichever_worker_comes_first():
     """Both look when they begin and when they have done: one of them sees the other."""
-    board = _passes.Board(0)
+    board = Board(0)
 
     def ask(worker, seed=99, number_of_pass=1):
         return board.mark(seed, number_of_pass, (worker, 2, 1234))
@@ -398,7 +399,7 @@ def test_a_worker_that_begins_while_this_one_makes_the_item_is_seen(monkeypatch,
                 data._board.is_shared(data._board.mark(data.item_seed(3), 1, (1, 2, 1234)))
             return super().__getitem__(index)
 
-    monkeypatch.setattr(rngscope.data, "own_worker", lambda: (0, 2, 1234))
+    monkeypatch.setattr(requests, "own_worker", lambda: (0, 2, 1234))
     data = per_item(Overtaken(4), 42)
     with pytest.warns(RuntimeWarning, match="item 3 was asked for in two workers"):
         list(loader(data))
@@ -504,21 +505,21 @@ def test_the_number_of_ranks_is_told_by_torch_or_the_environment(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.distributed", None)
     for text, number in (("3", 3), ("x", 1)):
         monkeypatch.setenv("WORLD_SIZE", text)
-        assert _passes.world_size() == number
+        assert world_size() == number
 
     class Distributed:
         is_available = is_initialized = staticmethod(lambda: True)
         get_world_size = staticmethod(lambda: 5)
 
     monkeypatch.setitem(sys.modules, "torch.distributed", Distributed)
-    assert _passes.world_size() == 5
+    assert world_size() == 5
 
 
 def test_without_torch_every_request_is_made_by_hand(monkeypatch, unchanged):
     """Loaders that are not torch's: the same numbers every time, as in version 0.1."""
-    monkeypatch.delitem(sys.modules, _passes._FETCHING, raising=False)
+    monkeypatch.delitem(sys.modules, requests.FETCHING, raising=False)
     monkeypatch.delitem(sys.modules, "torch.utils.data", raising=False)
-    assert _passes.fetcher_of_this_request() is None and _passes.own_worker() == (0, 1, 0)
+    assert requests.fetcher_of_this_request() is None and requests.own_worker() == (0, 1, 0)
     data = per_item(Noise(), 42)
     assert data[3] == data[3]
 
@@ -528,7 +529,7 @@ def test_a_function_there_that_is_no_method_is_passed_over(unchanged):
     """The fetcher is the self of the first frame that has one."""
     import torch.utils.data._utils.fetch as fetch
 
-    names = {"__name__": fetch.__name__, "find": _passes.fetcher_of_this_request}
+    names = {"__name__": fetch.__name__, "find": requests.fetcher_of_this_request}
     exec("def function(): return find()", names)
     assert names["function"]() is None
 
@@ -989,7 +990,7 @@ def test_a_million_items_cost_nothing_noticeable(monkeypatch):
     far = [0] * 1000 + [rng]
     assert find_generators(far, "data") == []
     assert find_generators(far[1:], "data") == [("data[999]", rng)]
-    monkeypatch.setattr(_owners, "MOST_OBJECTS", 3)
+    monkeypatch.setattr(owners, "MOST_OBJECTS", 3)
     assert find_generators([[0], [1], [rng]], "data") == []
     for of_items in ({index: index for index in range(10**4)}, set(range(10**4))):
         assert find_generators(of_items, "data") == []
@@ -1026,8 +1027,11 @@ def test_albumentations_is_named_and_covered(workers, unchanged):
 
 @needs_torch
 @pytest.mark.parametrize("workers", [0, 2])
-def test_monai_is_named_and_covered(workers, unchanged):
+def test_monai_is_named_and_covered(workers, monkeypatch, unchanged):
     """Its transforms have a RandomState each, of their own or of the class."""
+    # Its import sets this, for good.
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     transforms = pytest.importorskip("monai.transforms")
 
     def states(data):

@@ -29,14 +29,14 @@ def draw_positional_keyword(a, /, b: int, *c: int, d: str = "d", **e: float) -> 
 
 
 @each_source
-def test_every_call_runs_in_a_fresh_scope(name, road, unchanged):
+def test_every_call_runs_in_a_fresh_scope(name, path, unchanged):
     """Each call draws from the beginning, and leaves no trace."""
     function = seeded(42)(draw)
     assert [function(name), function(name)] == [first(name), first(name)]
 
 
 @each_source
-def test_recursion_gives_each_call_its_own_scope(name, road, unchanged):
+def test_recursion_gives_each_call_its_own_scope(name, path, unchanged):
     """The outer call goes on with its stream after the inner one."""
 
     @seeded(42)

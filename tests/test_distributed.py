@@ -15,8 +15,10 @@ from by_hand import NAMES
 from rank_program import LAWS
 
 import rngscope
-from rngscope import RNGState, RNGStream, derive_seed, distributed
+from rngscope import RNGState, RNGStream, derive_seed
 from rngscope.distributed import PerRank, assert_in_sync, rank_seed, sync
+from rngscope.distributed.differences import differences, digests_of
+from rngscope.sources import SOURCES
 
 # The checkpoint of two ranks comes first: the others must refuse it.
 WORLDS = [2, 1, 4]
@@ -172,26 +174,26 @@ def test_torch_knows_them_as_stateful():
 
 def test_what_is_sent_is_a_few_bytes():
     """Eight bytes for each kind of source, whatever is loaded."""
-    sizes = {len(distributed._digests_of(RNGState.capture(sources=s))) for s in (None, [])}
-    assert sizes == {8 * len(distributed.SOURCES)}
-    assert 8 * len(distributed.SOURCES) < 300
+    sizes = {len(digests_of(RNGState.capture(sources=s))) for s in (None, [])}
+    assert sizes == {8 * len(SOURCES)}
+    assert 8 * len(SOURCES) < 300
 
 
 def test_the_error_of_thousands_of_ranks_can_be_read():
     """Runs of ranks are ranges, the largest party comes first, and the rest is counted."""
-    kinds = len(distributed.SOURCES)
+    kinds = len(SOURCES)
     ranks = list(range(5000))
     alike = bytes([7]) * 8 * kinds
     digests = [alike] * 5000
-    assert distributed._differences(digests, ranks) == []
+    assert differences(digests, ranks) == []
     digests[17] = bytes([9]) * 8 + alike[8:]
-    (line,) = distributed._differences(digests, ranks)
+    (line,) = differences(digests, ranks)
     assert line == f"  cuda: {'07' * 8} on ranks 0-16, 18-4999; {'09' * 8} on rank 17"
     digests = [rank.to_bytes(8 * kinds, "big") for rank in range(1, 5001)]
-    (line,) = distributed._differences(digests, ranks)
+    (line,) = differences(digests, ranks)
     assert len(line) < 500 and line.endswith("; 4992 more on other ranks")
     digests = [bytes([1 + rank % 2]) * 8 * kinds for rank in ranks]
-    lines = distributed._differences(digests, ranks)
+    lines = differences(digests, ranks)
     assert len(lines) == kinds and max(map(len, lines)) < 300
     assert ", 12, 14, ...; " in lines[0]
 

@@ -30,7 +30,7 @@ import sys
 secrets.randbits = lambda count: 12345
 from by_hand import as_bytes, draw, expected, public_states
 from rngscope import RNGState, derive_seed, rng_scope, seed_all
-from rngscope import _late_import, _open_scopes
+from rngscope import _arrival, _order
 
 NAME = sys.argv[1] if sys.argv[1:] else "python"
 LIBRARY = {"numpy": "numpy.random", "torch": "torch"}.get(NAME)
@@ -64,9 +64,9 @@ def check_end():
     assert LIBRARY in sys.modules
     assert state_now() == first_state(), "the first state is not back"
     assert random.getstate() == at_first
-    assert _open_scopes.scopes == []
+    assert _order.lives == []
     ours = [finder for finder in sys.meta_path if type(finder).__module__.startswith("rngscope")]
-    assert ours == [] and not _late_import.is_watching
+    assert ours == [] and not _arrival.is_watching
     assert [finder for finder in finders if finder not in sys.meta_path] == []
     module = sys.modules[LIBRARY]
     for loader in (module.__loader__, module.__spec__.loader):
@@ -135,13 +135,13 @@ def test_neither_the_import_nor_a_scope_imports_a_library():
 
 
 @each_library
-@pytest.mark.parametrize("verb", ["save", "restore", "is_present"])
+@pytest.mark.parametrize("verb", ["getstate", "setstate", "is_present"])
 def test_the_check_of_imports_can_fail(name, verb):
     """A source that imports a library is found out."""
     code = CHECK_IMPORTS.replace(
         "ALTERATION = None",
         f"""
-source, = [s for s in rngscope._sources.SOURCES if s.name == "python"]
+source, = [s for s in rngscope.sources.SOURCES if s.name == "python"]
 works = source.{verb}
 source.{verb} = lambda *args: __import__("{name}") and works(*args)
 """,
@@ -161,7 +161,7 @@ def test_the_finder_stands_in_the_path_only_while_scopes_are_open():
     run(
         """
         def is_there():
-            return sys.meta_path[0] is _late_import._FINDER
+            return sys.meta_path[0] is _arrival.FINDER
 
         with rng_scope(1):
             assert is_there() and sys.meta_path[1:] == finders
@@ -685,7 +685,7 @@ def test_a_library_that_cannot_be_seeded_warns_and_does_not_break_the_import(nam
     run(
         """
         import warnings
-        from rngscope._sources import SOURCES
+        from rngscope.sources import SOURCES
 
         source, = [source for source in SOURCES if source.name == NAME]
 
@@ -712,7 +712,7 @@ NOT_THERE = """
 import random, sys, warnings
 
 sys.path[:] = [path for path in sys.path if "site-packages" not in path]
-from rngscope import _late_import, rng_scope
+from rngscope import _arrival, rng_scope
 """
 
 
@@ -734,7 +734,7 @@ def test_an_import_that_fails_in_a_scope_fails_as_ever():
             else:
                 raise AssertionError("there is one")
         assert first == random.Random(42).random()
-        assert _late_import.pending == {"numpy.random", "torch"}
+        assert _arrival.pending == {"numpy.random", "torch"}
         """
     )
 
@@ -750,7 +750,7 @@ def test_a_folder_with_the_name_of_a_library_is_not_the_library(tmp_path):
                 import torch
                 assert random.random() == random.Random(42).random()
                 del sys.modules["torch"]
-        assert "torch" in _late_import.pending
+        assert "torch" in _arrival.pending
         """,
         str(tmp_path),
     )
@@ -782,7 +782,7 @@ def test_a_loader_of_several_modules_tells_of_the_library_only(tmp_path):
         sys.meta_path.insert(0, Finder())
         told = []
         with rng_scope(42):
-            _late_import._when_it_appears = told.append
+            _arrival.take_up = told.append
             import torch
         assert told == ["torch"]
         assert "exec_module" not in vars(Finder.loader)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from rngscope import (  # noqa: E402
     RNGState,
     RNGStream,
-    _open_scopes,
+    _order,
     assert_rng_unchanged,
     rng_scope,
     seed_all,
@@ -109,7 +109,7 @@ def advance():
 def program():
     """Exercise the laws once; return everything that was seen."""
     seen = []
-    outer, is_open = states(), list(_open_scopes.scopes)
+    outer, is_open = states(), list(_order.lives)
     with rng_scope(42):
         seen.append(advance())
         with rng_scope(43, independent=True):
@@ -134,7 +134,7 @@ def program():
         one.__exit__(None, None, None)
     seen.append(advance())
     two.__exit__(None, None, None)
-    assert states() == outer and _open_scopes.scopes == is_open
+    assert states() == outer and _order.lives == is_open
 
     # Bodies that suspend.
     @seeded(5)
@@ -198,7 +198,7 @@ def usual():
 
 
 @each_mode
-def test_a_program_of_all_laws_sees_the_same_under_every_mode(mode, road, usual, unchanged):
+def test_a_program_of_all_laws_sees_the_same_under_every_mode(mode, path, usual, unchanged):
     """State by state, byte by byte, it is the same program."""
     with MODES[mode]():
         assert program() == usual

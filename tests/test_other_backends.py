@@ -7,12 +7,13 @@ counts only once it has started.
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from rngscope import RNGState, _sources, rng_scope, seed_all, seeded  # noqa: E402
+from rngscope import RNGState, _present, rng_scope, seed_all, seeded  # noqa: E402
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def mps(monkeypatch):
     """Return the generator of a stand-in for Apple's GPU."""
     generator = torch.Generator().manual_seed(5)
     with monkeypatch.context() as patch:
-        patch.setattr(_sources, "_kept", ((), (), -1, (), -1, ()))
+        patch.setattr(_present, "_kept", _present._Kept())
         patch.setattr(torch._C, "_has_mps", True)
         patch.setattr(torch.mps, "_get_default_mps_generator", lambda: generator)
         yield generator
@@ -78,6 +79,18 @@ def test_the_state_of_mps_is_captured_and_restored(mps, unchanged):
     with rng_scope():
         seed_all(42)
         assert torch.rand(1, generator=mps).item() == seeded_draw(42)
+
+
+def test_a_private_backend_that_is_only_an_attribute_of_torch_is_said_not_to_be_seeded(monkeypatch):
+    """Without torch._register_device_module there is no torch.<name> in sys.modules."""
+    name = torch._C._get_privateuse1_backend_name()
+    module = types.ModuleType(name)
+    module._is_in_bad_fork = module.is_initialized = lambda: False
+    module.manual_seed_all = module.get_rng_state = module.set_rng_state = None
+    monkeypatch.setattr(torch, name, module, raising=False)
+    monkeypatch.setattr("rngscope.sources.queue._warned", set())
+    with rng_scope(), pytest.warns(RuntimeWarning, match=f"{name} has not started and is not"):
+        seed_all(42)
 
 
 PRIVATE = """

@@ -22,9 +22,10 @@ import pytest
 from by_hand import NAMES, expected
 
 import rngscope
-from rngscope import RNGState, RNGStream, _details, data, distributed, rng_scope, seeded
-from rngscope._sources import drivers, mersenne
+from rngscope import RNGState, RNGStream, _details, _lookup, data, rng_scope, seeded
 from rngscope._state import seal
+from rngscope.distributed.calls import ranks_of
+from rngscope.sources import drivers, mersenne
 
 PACKAGE = Path(rngscope.__file__).parent
 TESTS = Path(__file__).parent
@@ -60,7 +61,7 @@ def gone(monkeypatch):
     def misspell(row):
         monkeypatch.setattr(row, "name", row.name + "_that_is_gone")
 
-    monkeypatch.setattr(_details, "_missing", {})
+    monkeypatch.setattr(_lookup, "not_found", {})
     return misspell
 
 
@@ -135,9 +136,9 @@ def test_the_memory_of_pythons_generator_is_as_known():
 def test_the_memory_of_numpys_generator_is_as_known():
     from numpy.random import RandomState
 
-    from rngscope._sources.numpy import _find_gauss
+    from rngscope.sources.numpy_memory import find_gauss
 
-    assert _find_gauss(RandomState(0)) is not False
+    assert find_gauss(RandomState(0)) is not False
     assert _details.NUMPY_LAYOUT not in _details.missing()
 
 
@@ -146,16 +147,16 @@ def test_the_bytes_of_torchs_cpu_generator_are_as_known(monkeypatch):
     """Where they are not, torch checks alone, and a report of leaks does not say how it moved."""
     import torch
 
-    from rngscope._sources import torch_cpu
     from rngscope.pytest_plugin import leaks
+    from rngscope.sources import torch as torch_source
 
-    monkeypatch.setattr(_details, "_missing", {})
-    data = torch_cpu.tensor_bytes(torch.Generator().get_state())
-    torch_cpu.check_torch_state(data, "state")
+    monkeypatch.setattr(_lookup, "not_found", {})
+    data = torch_source.tensor_bytes(torch.Generator().get_state())
+    torch_source.check_torch_state(data, "state")
     assert _details.missing() == []
     assert leaks._verb("torch", b"1" * 9, b"2" * 9) == "moved"
-    monkeypatch.setattr(torch_cpu, "STATE_BYTES", 9)
-    torch_cpu.check_torch_state(data, "state")
+    monkeypatch.setattr(torch_source, "STATE_BYTES", 9)
+    torch_source.check_torch_state(data, "state")
     assert _details.missing() == [_details.CPU_STATE_LAYOUT]
 
 
@@ -193,7 +194,7 @@ def test_what_waits_for_a_start_is_a_pair_whose_call_has_a_known_name():
 
 def test_find_returns_the_first_that_is_there(monkeypatch):
     """And what was missed is known until it is found; of rows in each other's place, the first."""
-    monkeypatch.setattr(_details, "_missing", {})
+    monkeypatch.setattr(_lookup, "not_found", {})
     module = types.ModuleType("a_library")
     new = _details.Detail("a", "a_library", "new.inner", "to count", "nothing")
     old = _details.Detail("a", "a_library", "old", "to count", "nothing")
@@ -601,8 +602,8 @@ def test_the_default_group_is_everybody(monkeypatch):
         get_process_group_ranks=lambda group: {"some": [1, 2]}[group],
     )
     monkeypatch.setitem(sys.modules, "torch.distributed", fake)
-    assert distributed._ranks_of(None) == [0, 1, 2]
-    assert distributed._ranks_of("some") == [1, 2]
+    assert ranks_of(None) == [0, 1, 2]
+    assert ranks_of("some") == [1, 2]
 
 
 class BindingPartial(functools.partial):
@@ -722,10 +723,10 @@ def test_apples_gpu_without_its_generator_is_exact(gone, monkeypatch):
     """Through the public functions, which take no index."""
     import torch
 
-    from rngscope import _sources
+    from rngscope import _present
 
     generator = torch.Generator().manual_seed(5)
-    monkeypatch.setattr(_sources, "_kept", ((), (), -1, (), -1, ()))
+    monkeypatch.setattr(_present, "_kept", _present._Kept())
     monkeypatch.setattr(torch._C, "_has_mps", True)
     monkeypatch.setattr(torch.mps, "get_rng_state", generator.get_state)
     monkeypatch.setattr(torch.mps, "set_rng_state", generator.set_state)
@@ -737,7 +738,7 @@ def test_apples_gpu_without_its_generator_is_exact(gone, monkeypatch):
     assert asked == ["mps"]
     assert drawn == torch.rand(1, generator=real().manual_seed(42)).item()
     assert torch.rand(1, generator=generator) == torch.rand(1, generator=real().manual_seed(5))
-    monkeypatch.setattr(_sources, "_kept", ((), (), -1, (), -1, ()))
+    monkeypatch.setattr(_present, "_kept", _present._Kept())
 
 
 @needs_numpy
@@ -760,13 +761,13 @@ def test_a_random_state_over_a_foreign_bit_generator_is_refused(gone):
 
 def test_the_loop_is_found_without_asyncios_own_function(gone, monkeypatch):
     """Also while asyncio is only just being imported."""
-    from rngscope import _open_scopes
+    from rngscope import _origin
 
     gone(_details.RUNNING_LOOP)
     importlib.import_module("asyncio")
-    assert _open_scopes._running_loop_in_public() is None
+    assert _origin._running_loop_in_public() is None
     monkeypatch.setitem(sys.modules, "asyncio", types.ModuleType("asyncio"))
-    assert _open_scopes._running_loop_in_public() is None
+    assert _origin._running_loop_in_public() is None
 
 
 def test_a_seed_is_drawn_from_alike_on_every_road():

@@ -9,7 +9,7 @@ import random
 
 import pytest
 from by_hand import NAMES, as_bytes, load_libraries, public_states, words
-from conftest import take_road
+from conftest import take_path
 
 from rngscope import RNGState, derive_seed, rng_scope, seed_all
 
@@ -278,7 +278,7 @@ class Model:
 
     def enter(self, key, make, names, begin, body, error, covered):
         scope = self.scopes.get(key) or make()
-        if scope.saved is not None:
+        if scope._life is not None and scope._life.found is not None:
             with pytest.raises(RuntimeError, match="is open already"):
                 scope.__enter__()
             self.check()
@@ -351,8 +351,8 @@ programs = st.recursive(
 )
 @given(programs, st.booleans(), st.booleans())
 def test_every_program_leaves_what_the_model_says(program, fast, inside):
-    """Bytes and draws, on both roads, at the top and inside of another scope."""
-    take_road(fast)
+    """Bytes and draws, on both paths, at the top and inside of another scope."""
+    take_path(fast)
     before = public_states()
     try:
         with rng_scope(9):
@@ -372,4 +372,4 @@ def test_every_program_leaves_what_the_model_says(program, fast, inside):
             model.check()
         assert public_states() == before
     finally:
-        take_road(True)
+        take_path(True)

@@ -19,11 +19,13 @@ import pytest
 from pytest_suite import CONFTEST, draws, summary
 
 from rngscope import derive_seed, rng_scope
-from rngscope._open_scopes import OpenScope
-from rngscope._sources import SOURCES
+from rngscope._arrival import take_in
+from rngscope._life import Life
+from rngscope._plan import Plan
 from rngscope.pytest_plugin import imports, names
-from rngscope.pytest_plugin.generators import Generators, MimesisSeed, NamedGenerator
+from rngscope.pytest_plugin.generators import Generators, MimesisSeed, named_generator
 from rngscope.pytest_plugin.report import with_seed
+from rngscope.sources import SOURCES
 
 pytest_plugins = ["pytester"]
 by_hand.load_libraries()
@@ -649,10 +651,10 @@ def test_what_another_version_of_a_library_does_not_have_is_passed_over(monkeypa
 def test_a_named_generator_has_a_seed_of_its_own_under_independent():
     """Law: its seed goes by its name, and mimesis' by its own."""
     rng, module = random.Random(), SimpleNamespace(global_seed=None)
-    NamedGenerator(rng, "mine:rng").seed(42, True)
+    named_generator(rng, "mine:rng").seed_independently(42)
     assert rng.random() == draws(derive_seed(42, "mine:rng"), 1)[0]
     mimesis = MimesisSeed(module)
-    scope = OpenScope((mimesis,), 42, independent=True, begins_anyhow=True)
+    scope = Life(Plan((mimesis,), 42, True))
     with scope:
         assert module.global_seed == derive_seed(42, mimesis.name)
     assert module.global_seed is None
@@ -1232,7 +1234,7 @@ def test_a_source_that_arrives_in_an_open_scope_begins_there():
     """Law: take_in() saves it, begins it with the scope's seed, and puts it back at the end."""
     rng = random.Random(1)
     with rng_scope(42, sources=["python"]) as scope:
-        scope.take_in(NamedGenerator(rng, "mine:rng"))
+        take_in(scope._life, named_generator(rng, "mine:rng"))
         assert rng.random() == draws(42, 1)[0]
     assert rng.random() == draws(1, 1)[0]
     assert SOURCES

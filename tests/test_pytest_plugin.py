@@ -21,6 +21,7 @@ from rngscope.pytest_plugin.leaks import describe, has_moved
 from rngscope.pytest_plugin.names import node_id
 from rngscope.pytest_plugin.run import Run
 from rngscope.pytest_plugin.seeding import Stretch
+from rngscope.sources.accelerators import DeviceStates
 
 pytest_plugins = ["pytester"]
 # pytester takes out of sys.modules what a test has imported, and NumPy breaks when it is
@@ -632,7 +633,7 @@ def test_end():
     suite.notes(*flags, passed=2)
     text = suite.result.stdout.str()
     assert "the scope of test_it at" in text and "pytest_plugin" not in text
-    assert "_open_scopes.py" not in text
+    assert "_order.py" not in text
 
 
 # The fixture --------------------------------------------------------------------------------
@@ -873,7 +874,7 @@ def test_torch_keeps_the_seed_that_it_drew_from_since():
     assert describe(moved) == "re-seeded 'torch'"
 
 
-def test_one_state_in_two_forms_has_not_moved(road):
+def test_one_state_in_two_forms_has_not_moved(path):
     """Law: what counts is the state, not whether it came from memory or a public call."""
     by_value = RNGState.from_state_dict(RNGState.capture(sources=["python"]).state_dict())
     by_memory = RNGState.capture(sources=["python"])
@@ -892,7 +893,7 @@ def test_what_an_accelerator_did_is_told_by_its_seed_and_offset():
         return {device: seed.to_bytes(8, "little") + offset.to_bytes(8, "little")}
 
     def told(before, now):
-        return describe({"cuda": (before, now)})
+        return describe({"cuda": (DeviceStates(before, 2), DeviceStates(now, 2))})
 
     assert told(state(1, 4), state(1, 256)) == "drew from 'cuda'"
     assert told(state(1, 256), state(1, 4)) == "re-seeded 'cuda'"
@@ -1462,6 +1463,6 @@ def test_the_seeder_outside_of_tests_only_seeds(monkeypatch):
 
 def test_what_never_began_ends_without_harm():
     """Law: a fixture whose streams could not be taken up has none to put aside."""
-    run = SimpleNamespace(running=["another"], leaks="warn")
+    run = SimpleNamespace(running=["another"], imports=SimpleNamespace())
     Stretch(run, "fixture").end(is_last=True)
     assert run.running == ["another"]

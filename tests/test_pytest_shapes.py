@@ -370,7 +370,7 @@ def test_a_failing_test_shows_no_frame_of_ours(tmp_path):
     """
     code, output = run_suite(tmp_path, suite, "-p", "no:randomly")
     assert code == 1 and "assert 1 == 2" in output and "assert 3 == 4" in output
-    assert "rngscope/_seeded.py" not in output
+    assert "rngscope/_decorate.py" not in output and "rngscope/_bodies.py" not in output
 
 
 # Law 10: invisible to Hypothesis ----------------------------------------------------------

@@ -398,7 +398,7 @@ def test_none_is_no_generators(name, unchanged):
     state.restore(generators=None)
     with rng_scope(42, generators=None, deterministic=False) as scope:
         assert random.random() == random.Random(42).random()
-    assert not scope.begins_anyhow and scope.sources == rng_scope(42).sources
+    assert scope._plan.is_simple and scope._plan.sources is rng_scope(42)._plan.sources
 
 
 def test_an_array_of_generators_is_judged_by_what_it_holds(unchanged):

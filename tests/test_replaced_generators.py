@@ -10,7 +10,7 @@ import pytest
 from by_hand import NAMES
 
 from rngscope import RNGState, RNGStream, rng_scope, seeded
-from rngscope._sources import generators as generators_module
+from rngscope.sources import generators as generators_module
 
 
 class Owner:

@@ -14,10 +14,10 @@ import warnings
 import pytest
 
 import rngscope
-from rngscope import RNGState, RNGStream, _not_covered, rng_scope, seeded
-from rngscope._sources import SOURCES
-from rngscope._sources.memory import SeedImages
-from rngscope._sources.patient_lock import PatientLock
+from rngscope import RNGState, RNGStream, _interrupts, _not_covered, rng_scope, seeded
+from rngscope._interrupts import TimedLock
+from rngscope.sources import SOURCES
+from rngscope.sources.cell import SeededStates
 
 BY_NAME = {source.name: source for source in SOURCES}
 
@@ -51,7 +51,7 @@ def test_a_thread_that_draws_does_not_spoil_the_image_of_a_seed(name):
     thread = threading.Thread(target=keep_drawing)
     with rng_scope():
         source = BY_NAME[name]
-        source._images.clear()
+        source.seeded_states.clear()
         thread.start()
         try:
             for number in range(40):
@@ -61,21 +61,19 @@ def test_a_thread_that_draws_does_not_spoil_the_image_of_a_seed(name):
         finally:
             stop.set()
             thread.join()
-        kept = dict(source._images)
+        kept = dict(source.seeded_states)
         assert len(kept) == 40
         for number, image in kept.items():
             seed(number)
             expected = RNGState.capture(sources=[name])
-            source.restore(image)
+            source.setstate(image)
             assert RNGState.capture(sources=[name]) == expected
 
 
 def test_images_are_bounded_and_the_oldest_goes_first():
-    images = SeedImages()
+    images = SeededStates()
     for seed in range(3 * images.LIMIT):
-        assert not images.wants(seed)
-        assert images.wants(seed)
-        images[seed] = b"image"
+        images.keep(seed, b"image")
     assert list(images) == list(range(2 * images.LIMIT, 3 * images.LIMIT))
 
 
@@ -86,7 +84,7 @@ def undecorated():
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("moment", ["save", "save_and_seed", "restore"])
+@pytest.mark.parametrize("moment", ["getstate", "swap", "setstate"])
 def test_a_scope_that_a_finalizer_ends_inside_another_one_is_left_after_it(moment, monkeypatch):
     """Law 5: also when the finalizer runs in the middle of an entry or an exit."""
     before = random.getstate()
@@ -101,10 +99,13 @@ def test_a_scope_that_a_finalizer_ends_inside_another_one_is_left_after_it(momen
             bodies.pop().close()
         return verb(*arguments)
 
-    scope = rng_scope(22) if moment != "save" else rng_scope()
+    for _ in range(2):
+        with rng_scope(22):
+            pass
+    scope = rng_scope(22) if moment != "getstate" else rng_scope()
     monkeypatch.setattr(source, moment, finalize_first)
     with scope:
-        if moment == "save_and_seed":
+        if moment == "swap":
             assert random.random() == random.Random(22).random()
     assert not bodies
     assert random.getstate() == before
@@ -310,7 +311,7 @@ def changed(state, offset, value, kind="=Q"):
 def test_a_torch_state_that_cannot_be_is_refused(offset, value, kind):
     """torch itself takes these, and then draws from memory that is not the generator's."""
     torch = pytest.importorskip("torch")
-    from rngscope._sources.torch_cpu import check_torch_state, tensor_bytes
+    from rngscope.sources.torch import check_torch_state, tensor_bytes
 
     generator = torch.Generator().manual_seed(1)
     for drawn in itertools.chain([0, 0, 1], range(5, 1300, 97)):
@@ -318,29 +319,31 @@ def test_a_torch_state_that_cannot_be_is_refused(offset, value, kind):
         check_torch_state(tensor_bytes(generator.get_state()), "state")
     torch.rand(3, generator=generator)
     state = tensor_bytes(generator.get_state())
-    with pytest.raises(ValueError, match="state is no state of a CPU generator"):
+    with pytest.raises(ValueError, match="state is not the state of a CPU generator"):
         check_torch_state(changed(state, offset, value, kind), "state")
-    with pytest.raises(ValueError, match="state is no state of a CPU generator"):
+    with pytest.raises(ValueError, match="state is not the state of a CPU generator"):
         check_torch_state(state[:24] + bytes(624 * 8) + state[24 + 624 * 8 :], "state")
 
 
 def test_what_torch_itself_refuses_is_a_value_error(monkeypatch):
     """A torch with another layout checks alone."""
     pytest.importorskip("torch")
-    from rngscope._sources import torch_cpu
+    from rngscope.sources import torch as torch_source
 
-    state = torch_cpu.tensor_bytes(torch_cpu.torch_module().Generator().get_state())
+    state = torch_source.tensor_bytes(torch_source.torch_module().Generator().get_state())
     with monkeypatch.context() as patch:
-        patch.setattr(torch_cpu, "STATE_BYTES", 0)
-        with pytest.raises(ValueError, match="state is no state of a CPU generator: .*Invalid"):
-            torch_cpu.check_torch_state(changed(state, 8, 0, "=i"), "state")
+        patch.setattr(torch_source, "STATE_BYTES", 0)
+        message = "state is not the state of a CPU generator: .*Invalid"
+        with pytest.raises(ValueError, match=message):
+            torch_source.check_torch_state(changed(state, 8, 0, "=i"), "state")
 
 
 def test_a_lock_of_numpy_that_is_not_to_be_had_is_not_waited_for_for_ever(monkeypatch, unchanged):
     """Every verb goes on without it, and lets go only what it holds."""
     numpy = pytest.importorskip("numpy")
     pytest.importorskip("numpy.random")
-    from rngscope._sources import numpy as numpy_source
+    from rngscope.sources import numpy as numpy_source
+    from rngscope.sources import numpy_memory
 
     held, done = threading.Event(), threading.Event()
     lock = numpy.random.get_bit_generator().lock
@@ -353,7 +356,8 @@ def test_a_lock_of_numpy_that_is_not_to_be_had_is_not_waited_for_for_ever(monkey
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait(60)
-    monkeypatch.setattr(numpy_source, "PATIENCE", 0.01)
+    for module in (numpy_source, numpy_memory):
+        monkeypatch.setattr(module, "PATIENCE", 0.01)
     try:
         for seed in (None, 42):
             with rng_scope(seed, sources=["numpy"]):
@@ -365,20 +369,16 @@ def test_a_lock_of_numpy_that_is_not_to_be_had_is_not_waited_for_for_ever(monkey
     lock.release()
 
 
-def test_a_patient_lock_that_is_not_had_is_not_released():
+def test_a_timed_lock_that_is_not_had_is_not_released(monkeypatch):
     """For NumPys whose lock is not reentrant."""
     real = threading.Lock()
-    with real:
-        lock = PatientLock(real)
-        lock.acquire(True, 0.01)
-        lock.release()
+    with real, monkeypatch.context() as patch:
+        patch.setattr(_interrupts, "PATIENCE", 0.01)
+        with TimedLock(real):
+            pass
         assert real.locked()
-    lock = PatientLock(real)
-    lock.release()
-    lock = PatientLock(real)
-    lock.acquire()
-    assert real.locked()
-    lock.release()
+    with TimedLock(real):
+        assert real.locked()
     assert not real.locked()
 
 

@@ -33,7 +33,7 @@ def in_a_scope(unchanged):
 
 
 @each_source
-def test_each_block_draws_the_same_and_the_program_goes_on(name, road):
+def test_each_block_draws_the_same_and_the_program_goes_on(name, path):
     """As if the first block were the only one; the next object gets new numbers."""
     seed_all_by_hand(42)
     drawn = []
@@ -358,13 +358,13 @@ def test_the_end_of_a_block_tells_what_was_not_covered():
 
 def test_a_block_that_a_finalizer_ends_in_the_middle_of_an_entry_waits_for_its_turn():
     """It is left after that."""
-    from rngscope import _open_scopes
+    from rngscope import _order
 
     pair, other = same_draws(), rng_scope(7)
     pair.__enter__()
     random.seed(42)
     other.__enter__()
-    with _open_scopes.lock:
+    with _order.lock:
         pair.__exit__(None, None, None)
         assert pair._first.found is None
     with warnings.catch_warnings():
@@ -459,6 +459,6 @@ def test_what_is_open_refuses_to_be_copied(way, unchanged):
 def test_a_scope_over_named_sources_stays_one(way, unchanged):
     """Law 11: a copy expects the sources that its original has asked for."""
     twin = way(rng_scope(42, sources=["python"]))
-    assert type(twin.sources).__name__ == "NamedSources" and twin.sources.has_names
+    assert type(twin._plan.sources).__name__ == "NamedSources" and twin._plan.sources.has_names
     with twin:
         assert random.random() == random.Random(42).random()

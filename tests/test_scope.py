@@ -9,7 +9,7 @@ import pytest
 from by_hand import NAMES, cache_gaussians, draw, expected, generator, seed_library, words
 
 from rngscope import RNGState, derive_seed, rng_scope
-from rngscope._sources import SOURCES
+from rngscope.sources import SOURCES
 
 SEEDS = [0, 1, 42, 2**31, 2**32 - 1, 2**32, 2**32 + 42, 2**63, 2**64 - 1]
 BIT_GENERATORS = ["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"]
@@ -32,7 +32,7 @@ class Number:
 
 @each_source
 @each_seed
-def test_a_scope_draws_what_the_seeded_library_draws(name, seed, road):
+def test_a_scope_draws_what_the_seeded_library_draws(name, seed, path):
     """rng_scope(s) draws exactly what the library's own seed function gives."""
     seed_library(name, seed)
     by_library = [draw(name), draw(name)]
@@ -43,13 +43,13 @@ def test_a_scope_draws_what_the_seeded_library_draws(name, seed, road):
 
 @each_source
 @each_seed
-def test_a_scope_leaves_no_trace(name, seed, road, unchanged):
+def test_a_scope_leaves_no_trace(name, seed, path, unchanged):
     """Law 1: after the exit every source is byte for byte what it was."""
     with rng_scope(seed):
         assert draw(name) == expected(name, seed)[0]
 
 
-def test_numpy_draws_from_large_seeds_as_from_their_two_words(road, unchanged):
+def test_numpy_draws_from_large_seeds_as_from_their_two_words(path, unchanged):
     """From 2**32 up NumPy, which has no such seeds, gets [low, high]."""
     np = pytest.importorskip("numpy")
     with rng_scope(5 + 7 * 2**32):
@@ -57,7 +57,7 @@ def test_numpy_draws_from_large_seeds_as_from_their_two_words(road, unchanged):
     assert drawn == np.random.RandomState([5, 7]).random_sample(3).tolist()
 
 
-def test_torch_draws_the_numbers_that_everyone_knows(road, unchanged):
+def test_torch_draws_the_numbers_that_everyone_knows(path, unchanged):
     """torch.manual_seed(42); torch.randn(3, 3) begins with 0.3367, 0.1288, 0.2345."""
     torch = pytest.importorskip("torch")
     with rng_scope(42):
@@ -65,7 +65,7 @@ def test_torch_draws_the_numbers_that_everyone_knows(road, unchanged):
     assert [round(number, 4) for number in first_row.tolist()] == [0.3367, 0.1288, 0.2345]
 
 
-def test_python_and_numpy_draw_the_numbers_that_everyone_knows(road, unchanged):
+def test_python_and_numpy_draw_the_numbers_that_everyone_knows(path, unchanged):
     """random.seed(42) gives 0.6394, numpy.random.seed(42) gives 0.3745."""
     with rng_scope(42):
         assert random.random() == 0.6394267984578837
@@ -123,7 +123,7 @@ def test_as_binds_the_scope_with_its_seed(unchanged):
 
 
 @each_source
-def test_uses_of_one_seed_are_all_alike(name, road, unchanged):
+def test_uses_of_one_seed_are_all_alike(name, path, unchanged):
     """From the second use on a seed may come from memory, and nobody can tell."""
     for seed in (42, 2**40):
         wanted = expected(name, seed, 2)
@@ -133,7 +133,7 @@ def test_uses_of_one_seed_are_all_alike(name, road, unchanged):
 
 
 @each_source
-def test_many_seeds_in_turn_are_all_right(name, road, unchanged):
+def test_many_seeds_in_turn_are_all_right(name, path, unchanged):
     """What is kept of seeds is bounded, and is never taken for another seed."""
     seeds = range(1000, 1100)
     wanted = {seed: expected(name, seed)[0] for seed in seeds}
@@ -143,11 +143,11 @@ def test_many_seeds_in_turn_are_all_right(name, road, unchanged):
                 assert draw(name) == wanted[seed]
     for source in SOURCES:
         if source.name == name:
-            assert len(source._images) <= source._images.LIMIT
+            assert len(source.seeded_states) <= source.seeded_states.LIMIT
 
 
 @each_source
-def test_a_body_that_draws_does_not_change_the_next_use_of_its_seed(name, road, unchanged):
+def test_a_body_that_draws_does_not_change_the_next_use_of_its_seed(name, path, unchanged):
     """A kept state is copied, never lent."""
     for _ in range(5):
         with rng_scope(42):
@@ -160,7 +160,7 @@ def test_a_body_that_draws_does_not_change_the_next_use_of_its_seed(name, road, 
 
 
 @each_source
-def test_without_a_seed_a_scope_only_preserves(name, road, unchanged):
+def test_without_a_seed_a_scope_only_preserves(name, path, unchanged):
     """rng_scope() goes on from what there is, and puts it back."""
     with rng_scope():
         first = [draw(name), draw(name)]
@@ -169,7 +169,7 @@ def test_without_a_seed_a_scope_only_preserves(name, road, unchanged):
 
 
 @each_source
-def test_a_scope_replays_a_state(name, road, unchanged):
+def test_a_scope_replays_a_state(name, path, unchanged):
     """rng_scope(state) continues where the state was captured."""
     with rng_scope(5):
         draw(name)
@@ -181,7 +181,7 @@ def test_a_scope_replays_a_state(name, road, unchanged):
 
 
 @each_source
-def test_a_replay_preserves_what_the_state_does_not_hold(name, road, unchanged):
+def test_a_replay_preserves_what_the_state_does_not_hold(name, path, unchanged):
     """Sources that are not in the state go on from what there is."""
     state = RNGState.capture(sources=[other for other in NAMES if other != name])
     with rng_scope():
@@ -191,7 +191,7 @@ def test_a_replay_preserves_what_the_state_does_not_hold(name, road, unchanged):
 
 
 @each_source
-def test_a_replay_covers_only_its_sources(name, road, unchanged):
+def test_a_replay_covers_only_its_sources(name, path, unchanged):
     """What the state holds beyond sources=[...] is left alone."""
     with rng_scope(5):
         state = RNGState.capture()
@@ -208,7 +208,7 @@ def test_a_replay_covers_only_its_sources(name, road, unchanged):
 
 @each_source
 @pytest.mark.parametrize("inner_seed", [None, 42, 43])
-def test_the_outer_scope_goes_on_after_the_inner_one(name, inner_seed, road, unchanged):
+def test_the_outer_scope_goes_on_after_the_inner_one(name, inner_seed, path, unchanged):
     """An inner scope takes nothing from the stream of the outer one."""
     with rng_scope(42):
         first = draw(name)
@@ -220,7 +220,7 @@ def test_the_outer_scope_goes_on_after_the_inner_one(name, inner_seed, road, unc
 
 
 @each_source
-def test_a_scope_can_be_entered_again_after_it_was_left(name, road, unchanged):
+def test_a_scope_can_be_entered_again_after_it_was_left(name, path, unchanged):
     """Each use of one object begins anew."""
     scope = rng_scope(42)
     for _ in range(3):
@@ -233,7 +233,7 @@ def test_a_scope_can_be_entered_again_after_it_was_left(name, road, unchanged):
 
 
 @pytest.mark.parametrize("between", [False, True])
-def test_entering_an_open_scope_is_refused_and_changes_nothing(between, road, unchanged):
+def test_entering_an_open_scope_is_refused_and_changes_nothing(between, path, unchanged):
     """Also when it is open further down; the open use goes on."""
     scope = rng_scope(42)
     with scope:
@@ -248,7 +248,7 @@ def test_entering_an_open_scope_is_refused_and_changes_nothing(between, road, un
 
 
 @each_source
-def test_scopes_work_in_an_exit_stack(name, road, unchanged):
+def test_scopes_work_in_an_exit_stack(name, path, unchanged):
     """An ExitStack leaves them in the reverse order of their entry."""
     with contextlib.ExitStack() as stack:
         for seed in range(5):
@@ -258,7 +258,7 @@ def test_scopes_work_in_an_exit_stack(name, road, unchanged):
 
 
 @each_source
-def test_recursion_nests_scopes(name, road, unchanged):
+def test_recursion_nests_scopes(name, path, unchanged):
     """At every depth the draws before and after the inner call are one stream."""
 
     def descend(depth):
@@ -288,7 +288,7 @@ def test_a_scope_is_a_decorator_too(name, unchanged):
 
 
 @each_source
-def test_a_scope_seeds_and_restores_only_its_sources(name, road, public_states):
+def test_a_scope_seeds_and_restores_only_its_sources(name, path, public_states):
     """Draws of sources that a scope does not cover stay made."""
     cache_gaussians()
     before = public_states()
@@ -304,7 +304,7 @@ def test_sources_are_any_iterable_of_names(unchanged):
     """A tuple, a set, a generator; the same name twice is that source once."""
     for sources in [("python",), {"python"}, iter(["python"]), ["python", "python"]]:
         scope = rng_scope(42, sources=sources)
-        assert [source.name for source in scope.sources] == ["python"]
+        assert [source.name for source in scope._plan.sources] == ["python"]
     with rng_scope(42, sources=[]):
         assert unchanged() == unchanged()
 
@@ -326,7 +326,7 @@ def test_devices_do_not_concern_the_cpu(name, devices, unchanged):
 
 def test_no_devices_means_no_accelerator():
     """devices=[] leaves the sources without a device."""
-    names = [source.name for source in rng_scope(devices=[]).sources]
+    names = [source.name for source in rng_scope(devices=[])._plan.sources]
     assert names == ["python", "numpy", "torch"]
 
 
@@ -458,7 +458,7 @@ def test_a_subclass_with_a_seed_of_its_own_is_seeded_its_own_way(unchanged):
 
 @each_source
 @pytest.mark.parametrize("seed", [0, 42, 2**64 - 1])
-def test_independent_gives_each_source_a_derived_seed(name, seed, road, unchanged):
+def test_independent_gives_each_source_a_derived_seed(name, seed, path, unchanged):
     """Each source gets derive_seed(seed, its name), and scope.seed stays the one given."""
     for _ in range(3):
         with rng_scope(seed, independent=True) as scope:
@@ -579,7 +579,7 @@ def test_a_scope_that_is_not_deterministic_leaves_the_flags_to_the_body(found_fl
 def test_deterministic_without_torch_has_no_effect(monkeypatch, unchanged):
     """If torch is never imported, nothing is switched: not even the variable."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    monkeypatch.setattr("rngscope._sources.determinism.torch_module", lambda: None)
+    monkeypatch.setattr("rngscope.sources.determinism.torch_module", lambda: None)
     with rng_scope(42, deterministic=True):
         assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
 
@@ -591,7 +591,7 @@ def test_deterministic_without_torch_has_no_effect(monkeypatch, unchanged):
 @pytest.mark.parametrize(
     "error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, StopIteration]
 )
-def test_every_exception_restores_and_goes_on(error, seed, road, unchanged):
+def test_every_exception_restores_and_goes_on(error, seed, path, unchanged):
     """Law 1: what the body raises comes out as it is, after everything is put back."""
     raised = error("out")
     with pytest.raises(error) as caught, rng_scope(seed):
@@ -633,7 +633,7 @@ def test_a_closed_generator_restores(unchanged):
 
 
 @each_source
-def test_what_the_body_seeds_is_undone(name, road, unchanged):
+def test_what_the_body_seeds_is_undone(name, path, unchanged):
     """Law 1 does not depend on what the body does to the source."""
     with rng_scope(42):
         seed_library(name, 7)
@@ -642,7 +642,7 @@ def test_what_the_body_seeds_is_undone(name, road, unchanged):
         seed_library(name, 8)
 
 
-def test_the_initial_seed_of_torch_comes_back(road, unchanged):
+def test_the_initial_seed_of_torch_comes_back(path, unchanged):
     """torch.initial_seed() is part of the state, inside and after."""
     torch = pytest.importorskip("torch")
     before = torch.initial_seed()
@@ -668,7 +668,7 @@ def gaussian(name):
 @pytest.mark.parametrize("outer", [0, 1])
 @pytest.mark.parametrize("inner", [0, 1])
 @pytest.mark.parametrize("begins", ["preserved", "seeded", "seeded again", "replayed"])
-def test_cached_gaussians_are_kept_apart(name, outer, inner, begins, road):
+def test_cached_gaussians_are_kept_apart(name, outer, inner, begins, path):
     """The cached half of a pair stays where it belongs, in every combination."""
     own = generator(name, 5)
 
@@ -719,7 +719,7 @@ def numpy_random():
 @pytest.mark.parametrize("kind", BIT_GENERATORS)
 @pytest.mark.parametrize("seed", [None, 42])
 def test_a_bit_generator_that_the_body_installs_is_taken_out(
-    kind, seed, road, numpy_random, unchanged
+    kind, seed, path, numpy_random, unchanged
 ):
     """The exit puts the same object back, with its state and its cached Gaussian."""
     for swaps in (1, 2):
@@ -733,7 +733,7 @@ def test_a_bit_generator_that_the_body_installs_is_taken_out(
 @pytest.mark.parametrize("seed", [42, 2**32 + 1])
 @pytest.mark.parametrize("gaussians", [0, 1])
 def test_a_bit_generator_that_is_installed_at_entry_is_seeded_and_kept(
-    kind, seed, gaussians, road, numpy_random, public_states
+    kind, seed, gaussians, path, numpy_random, public_states
 ):
     """Under every bit generator a scope draws what numpy.random.seed gives, from no cache."""
     make = getattr(numpy_random, kind)
@@ -760,7 +760,7 @@ def test_a_bit_generator_that_is_installed_at_entry_is_seeded_and_kept(
 @pytest.mark.parametrize("inside", BIT_GENERATORS)
 @pytest.mark.parametrize("outside", ["MT19937", "PCG64"])
 def test_a_replay_onto_another_bit_generator_installs_one_for_the_scope(
-    inside, outside, road, numpy_random, public_states
+    inside, outside, path, numpy_random, public_states
 ):
     """The object that was there never changes, and comes back at the end."""
     numpy_random.set_bit_generator(getattr(numpy_random, inside)(7))
@@ -776,7 +776,7 @@ def test_a_replay_onto_another_bit_generator_installs_one_for_the_scope(
     assert public_states() == before
 
 
-def test_a_scope_leaves_the_seed_sequence_of_the_bit_generator_alone(road, numpy_random):
+def test_a_scope_leaves_the_seed_sequence_of_the_bit_generator_alone(path, numpy_random):
     """numpy.random.seed() forgets it; a scope must not, or spawn() breaks afterwards."""
     bit_generator = numpy_random.MT19937(3)
     numpy_random.set_bit_generator(bit_generator)
@@ -816,7 +816,7 @@ def torch_modes():
         "fake tensors that let others in",
     ],
 )
-def test_modes_of_torch_change_nothing(mode, road, unchanged):
+def test_modes_of_torch_change_nothing(mode, path, unchanged):
     """Law 9: saving, seeding and restoring are no tensor operations."""
     torch = pytest.importorskip("torch")
     for _ in range(3):

@@ -25,7 +25,9 @@ from rngscope import (
     rng_scope,
     seeded,
 )
-from rngscope._open_scopes import OpenScope
+from rngscope._life import Life
+from rngscope._origin import describe
+from rngscope._plan import Plan
 
 # @seeded above @contextmanager ------------------------------------------------------------
 
@@ -163,10 +165,10 @@ def test_an_object_with_every_attribute_can_be_decorated_and_described(unchanged
     called = unittest.mock.Mock(return_value=3)
     assert seeded(42)(called)(1) == 3
     called.assert_called_once_with(1)
-    scope = OpenScope((), 1, function=functools.partial(called))
-    scope.__enter__()
-    scope.__exit__()
-    assert scope.describe().startswith("the scope of <Mock")
+    scope = Life(Plan((), 1), functools.partial(called))
+    scope.enter()
+    scope.leave()
+    assert describe(scope).startswith("the scope of <Mock")
 
 
 # What was named and never came ------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dis
 import functools
 import inspect
 import json
@@ -15,13 +14,11 @@ import threading
 import warnings
 
 import pytest
-from by_hand import NAMES, cache_gaussians, draw, expected, public_states
+from by_hand import NAMES, draw, expected
 from test_state import draw_own, own_generators
 
-from rngscope import RNGStream, _open_scopes
-from rngscope import _stream as stream_module
-from rngscope import derive_seed, rng_scope, seeded
-from rngscope._state import _checksum
+from rngscope import RNGStream, _order, _present, derive_seed, rng_scope, seeded
+from rngscope._state_dict import _checksum
 
 each_source = pytest.mark.parametrize("name", NAMES)
 
@@ -46,7 +43,7 @@ def run(code):
 
 
 @each_source
-def test_each_use_continues_where_the_last_one_stopped(name, stream, road, unchanged):
+def test_each_use_continues_where_the_last_one_stopped(name, stream, path, unchanged):
     """Three blocks draw what one library draws in a row, and outside nothing moves."""
     drawn = []
     for _ in range(3):
@@ -89,7 +86,7 @@ def test_switches_are_no_part_of_a_state_dict(unchanged):
 
 
 @each_source
-def test_the_first_use_draws_what_a_scope_draws(name, road, unchanged):
+def test_the_first_use_draws_what_a_scope_draws(name, path, unchanged):
     """The seed of a stream means what it means in rng_scope, with every option."""
     for options in ({}, {"independent": True}, {"sources": [name]}):
         with rng_scope(2**63 + 5, **options):
@@ -155,7 +152,7 @@ def test_a_stream_that_is_dropped_leaves_nothing(unchanged):
     with stream:
         draw("python")
     del stream
-    assert _open_scopes.scopes == []
+    assert _order.lives == []
 
 
 def test_as_binds_the_stream_with_its_seed(stream, unchanged):
@@ -233,7 +230,7 @@ def test_deterministic_switches_go_on_and_back(unchanged):
 
 @each_source
 def test_a_use_inside_a_use_continues_and_the_outer_one_goes_on_after_it(
-    name, stream, road, unchanged
+    name, stream, path, unchanged
 ):
     """Directly nested, to any depth: one sequence, no number twice and none left out."""
     drawn = []
@@ -252,7 +249,7 @@ def test_a_use_inside_a_use_continues_and_the_outer_one_goes_on_after_it(
 
 
 @each_source
-def test_a_use_through_a_scope_continues_and_the_scope_goes_on_too(name, stream, road, unchanged):
+def test_a_use_through_a_scope_continues_and_the_scope_goes_on_too(name, stream, path, unchanged):
     """The stream, a scope in it, the stream in the scope: each has its own sequence."""
     inner, scoped = [], []
     with stream:
@@ -338,7 +335,7 @@ def test_the_state_of_an_open_stream_is_where_it_stands(name, stream, unchanged)
 
 @each_source
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_an_exception_keeps_what_was_drawn(name, error, stream, road, unchanged):
+def test_an_exception_keeps_what_was_drawn(name, error, stream, path, unchanged):
     """The next use goes on after the numbers of the one that failed."""
     with pytest.raises(error), stream:
         first = draw(name)
@@ -428,7 +425,7 @@ class Refusal(Exception):
     """What a source says that cannot be saved or restored."""
 
 
-@pytest.mark.parametrize("verb", ["save", "restore"])
+@pytest.mark.parametrize("verb", ["getstate", "setstate"])
 @pytest.mark.parametrize("moment", ["entry", "exit"])
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_source_that_fails_leaves_no_other_one_behind(
@@ -438,7 +435,7 @@ def test_a_source_that_fails_leaves_no_other_one_behind(
     stream = RNGStream(42, generators=[random.Random(1)])
     with stream:
         drawn = [draw("python")]
-    source = stream._template.sources[-1]
+    source = stream._plan.sources[-1]
 
     def refuse(*_):
         raise Refusal
@@ -456,108 +453,6 @@ def test_a_source_that_fails_leaves_no_other_one_behind(
     with stream:
         drawn.append(draw("python"))
     assert drawn == expected("python", 42, 2 if moment == "entry" else 3)
-
-
-def interrupted(step, at, files):
-    """Run a step with a KeyboardInterrupt where CPython looks for signals the ``at``-th time.
-
-    It looks after calls, at backward jumps and at the start of functions. Returns whether
-    the step came that far.
-    """
-    seen = 0
-    previous = {}
-    looks = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
-
-    def trace(frame, event, _):
-        nonlocal seen
-        code = frame.f_code
-        if code.co_filename not in files:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "call":
-            previous[frame] = "RESUME"
-        if event == "opcode":
-            name = dis.opname[code.co_code[frame.f_lasti]]
-            last = previous.get(frame, "")
-            previous[frame] = name
-            # The start of what the interpreter calls as __exit__ is not protected, which is
-            # documented.
-            is_start = last == "RESUME" and frame.f_back.f_code.co_filename not in files
-            if last.startswith(looks) and not (is_start and code.co_name in ("__exit__", "leave")):
-                seen += 1
-                if seen == at:
-                    raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    # Python 3.12 asks once, when the tracer is set, whether any frame wants opcodes. Without
-    # this, only those of a second call are traced.
-    sys._getframe().f_trace_opcodes = True
-    sys.settrace(trace)
-    try:
-        step()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-        previous.clear()
-    return False
-
-
-@pytest.mark.parametrize("decorated", [False, True])
-@pytest.mark.parametrize("nesting", ["alone", "direct", "through a scope"])
-def test_an_interrupt_anywhere_in_a_use_leaves_the_program_as_it_was(nesting, decorated):
-    """Law 1: at every point where a signal can come, on entry and on exit of a use."""
-    files = {stream_module.__file__}
-    cache_gaussians()
-    before = public_states()
-    for at in range(1, 10_000):
-        stream = RNGStream(42)
-
-        def block(stream=stream):
-            with stream:
-                random.random()
-
-        step = stream(random.random) if decorated else block
-        with stream if nesting != "alone" else contextlib.nullcontext():
-            with rng_scope(7) if nesting == "through a scope" else contextlib.nullcontext():
-                was_interrupted = interrupted(step, at, files)
-                if nesting == "through a scope":
-                    assert random.random() == random.Random(7).random()
-        assert public_states() == before, f"interrupted at {at}"
-        assert _open_scopes.scopes == [], f"interrupted at {at}"
-        own = random.Random(42)
-        sequence = [own.random() for _ in range(3)]
-        with stream:
-            drawn = random.random()
-        # The use drew one number, or was interrupted before it did.
-        assert drawn in sequence[:2], f"interrupted at {at}"
-        if not was_interrupted:
-            assert at > 30, "the interrupts must come from somewhere"
-            return
-    pytest.fail("it never ended")
-
-
-@pytest.mark.parametrize("where", ["_use_of", "leave"])
-def test_an_exit_that_is_interrupted_before_it_began_is_made_up_for(
-    where, stream, monkeypatch, unchanged
-):
-    """As above, for the very start of an exit: the use ends, the interrupt comes through."""
-    owner = RNGStream if where == "_use_of" else stream_module._Use
-    real, calls = getattr(owner, where), []
-
-    def interrupted_once(*arguments):
-        calls.append(where)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(owner, where, interrupted_once)
-    with pytest.raises(KeyboardInterrupt), stream:
-        first = draw("python")
-    assert _open_scopes.scopes == [] and len(calls) == 2
-    with stream:
-        assert [first, draw("python")] == expected("python", 42, 2)
 
 
 def test_at_the_end_of_the_program_a_block_that_is_still_open_is_no_error(
@@ -579,7 +474,7 @@ def test_at_the_end_of_the_program_a_block_that_is_still_open_is_no_error(
     assert said == ""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "is_finalizing", lambda: True)
-        patch.setattr(RNGStream, "_use_of", None)
+        patch.setattr(type(stream._plan), "use_of", None)
         with stream:
             pass
     stream.__exit__(None, None, None)
@@ -592,11 +487,11 @@ def test_a_use_that_ends_in_the_middle_of_another_entry_waits_for_it(stream, unc
         drawn = [draw("python")]
         with rng_scope(8):
             # The lock is held while a scope is entered or left.
-            with _open_scopes.lock:
+            with _order.lock:
                 stream.__exit__(None, None, None)
-            assert len(_open_scopes.scopes) == 2
+            assert len(_order.lives) == 2
             with rng_scope(9):
-                assert len(_open_scopes.scopes) == 2
+                assert len(_order.lives) == 2
             assert draw("python") == expected("python", 8)[0]
     with stream:
         drawn.append(draw("python"))
@@ -616,7 +511,7 @@ def test_a_body_that_cannot_be_taken_up_ends_its_use(stream, monkeypatch, unchan
     suspended = body()
     first = next(suspended)
     with pytest.raises(Refusal), monkeypatch.context() as patch:
-        patch.setattr(_open_scopes.present(stream._template.sources)[-1], "save", refuse)
+        patch.setattr(_present.cells_of(stream._plan.sources)[-1], "getstate", refuse)
         next(suspended)
     with stream:
         assert [first, draw("python")] == expected("python", 42, 2)
@@ -659,7 +554,7 @@ def test_a_decorated_generator_goes_on_with_the_stream(stream, unchanged):
     assert outside == expected("python", 7, 3)
 
 
-def test_a_use_that_is_open_in_a_suspended_body_is_put_aside_with_it(stream, unchanged):
+def test_a_use_that_is_open_in_a_suspended_body_is_suspend_with_it(stream, unchanged):
     """A block of the same stream, and scopes around it, in a body that yields inside."""
     drawn, scoped = [], []
 
@@ -676,14 +571,14 @@ def test_a_use_that_is_open_in_a_suspended_body_is_put_aside_with_it(stream, unc
 
     before = unchanged()
     for _ in body():
-        assert unchanged() == before and _open_scopes.scopes == []
+        assert unchanged() == before and _order.lives == []
         with stream:
             drawn.append(draw("python"))
     assert drawn == expected("python", 42, 7)
     assert scoped == expected("python", 7, 2)
 
 
-def test_a_block_in_a_body_with_a_stream_of_its_own_is_put_aside(stream, unchanged):
+def test_a_block_in_a_body_with_a_stream_of_its_own_is_suspend(stream, unchanged):
     """Under @seeded a block of a stream may stay open over a yield."""
 
     @seeded(7)
@@ -816,7 +711,7 @@ def test_a_body_that_is_never_finished_keeps_what_it_drew(stream, unchanged):
 
 
 @each_source
-def test_reset_begins_again(name, stream, road, unchanged):
+def test_reset_begins_again(name, stream, path, unchanged):
     """After reset() the stream draws what it drew at first."""
     for _ in range(2):
         with stream:
@@ -825,7 +720,7 @@ def test_reset_begins_again(name, stream, road, unchanged):
 
 
 @each_source
-def test_a_loaded_state_continues_in_another_stream(name, stream, road, unchanged):
+def test_a_loaded_state_continues_in_another_stream(name, stream, path, unchanged):
     """state_dict() into another stream: seed and position, through JSON, to the bit."""
     with stream:
         draw(name)
@@ -1063,7 +958,7 @@ def test_a_forked_child_goes_on_with_its_own_copy(stream, unchanged):
             with stream:
                 second = draw("python")
             assert [first, second] == expected("python", 42, 2)
-            assert _open_scopes.scopes == []
+            assert _order.lives == []
             status = 0
         finally:
             os._exit(status)
@@ -1087,7 +982,7 @@ def test_a_use_that_a_forked_child_inherits_keeps_its_fresh_seed(stream, unchang
                     draw("python")
                 assert random.getstate() == fresh
                 stream.__exit__(None, None, None)
-                assert random.getstate() == fresh and _open_scopes.scopes == []
+                assert random.getstate() == fresh and _order.lives == []
                 status = 0
             finally:
                 os._exit(status)

@@ -19,7 +19,7 @@ import pytest
 from by_hand import NAMES, draw, expected, public_states
 
 from rngscope import RNGStream, assert_rng_unchanged, derive_seed, rng_scope, seeded
-from rngscope._sources import SOURCES
+from rngscope.sources import SOURCES
 
 each_source = pytest.mark.parametrize("name", NAMES)
 
@@ -104,7 +104,7 @@ def steps(body):
 
 @each_kind
 @each_source
-def test_a_body_has_one_stream_whatever_its_caller_draws(kind, name, road, unchanged):
+def test_a_body_has_one_stream_whatever_its_caller_draws(kind, name, path, unchanged):
     """The body is seeded once; at each resume it continues its stream."""
     drawn = []
     body = seeded(42)(KINDS[kind])(lambda: drawn.append(draw(name)), 4)
@@ -117,7 +117,7 @@ def test_a_body_has_one_stream_whatever_its_caller_draws(kind, name, road, uncha
 
 @each_kind
 @each_source
-def test_the_caller_has_its_own_rngs_at_each_suspension(kind, name, road, unchanged):
+def test_the_caller_has_its_own_rngs_at_each_suspension(kind, name, path, unchanged):
     """At every yield and every suspended await the caller's RNGs are what they were."""
     with rng_scope(7):
         before, seen = public_states(), []
@@ -915,7 +915,7 @@ def test_eager_tasks_have_their_own_streams(unchanged):
 
 
 @each_kind
-def test_scopes_inside_a_body_are_put_aside_with_it(kind, unchanged):
+def test_scopes_inside_a_body_are_suspend_with_it(kind, unchanged):
     """They do not count as open while the body is suspended, and go on when it does."""
     drawn = []
     scope, stream = rng_scope(5), RNGStream(6)
@@ -1370,14 +1370,14 @@ def interrupt_at(monkeypatch, count):
 
     for source in SOURCES:
         if source.name in NAMES:
-            for name in ("save", "restore", "save_and_seed", "seed"):
+            for name in ("getstate", "setstate", "swap", "seed"):
                 monkeypatch.setattr(type(source), name, watch(getattr(type(source), name)))
     return calls
 
 
 @each_kind
 def test_an_interrupt_in_any_verb_of_a_step_leaves_nothing_open(kind, monkeypatch, unchanged):
-    """Law 1: whichever save, seed or restore is interrupted, the outer state is back."""
+    """Law 1: whichever verb is interrupted, the outer state is back."""
     before, count, is_through = public_states(), 0, False
     while not is_through:
         count += 1

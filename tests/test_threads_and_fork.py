@@ -16,7 +16,7 @@ import warnings
 import pytest
 from by_hand import NAMES, draw, expected, public_states
 
-from rngscope import RNGStream, _open_scopes, rng_scope, seeded
+from rngscope import RNGStream, _order, rng_scope, seeded
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 pytestmark = [
@@ -53,7 +53,7 @@ def run_threads(*targets):
 
 @out_of_order
 @overlaps
-def test_many_threads_through_one_decorated_function_lose_nothing(road, unchanged):
+def test_many_threads_through_one_decorated_function_lose_nothing(path, unchanged):
     """However their calls overlap, the outer state is back at the end."""
 
     @seeded(42)
@@ -140,7 +140,7 @@ def test_another_thread_may_enter_and_leave_while_a_body_waits_for_it(unchanged)
 
 @pytest.mark.parametrize("name", NAMES)
 @overlaps
-def test_a_scope_open_for_seconds_while_others_come_and_go_ends_exact(name, road, unchanged):
+def test_a_scope_open_for_seconds_while_others_come_and_go_ends_exact(name, path, unchanged):
     """Scopes of other threads that end before it leave its stream where it was."""
     deadline = time.monotonic() + 1.5
     entered = []
@@ -178,7 +178,7 @@ def test_scopes_that_overlap_without_order_for_a_second_end_exact(unchanged):
 
     with rng_scope(42):
         run_threads(*[lambda seed=seed: work(seed) for seed in range(6)])
-    assert _open_scopes.scopes == []
+    assert _order.lives == []
 
 
 # Fork -------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def values():
 
 @needs_fork
 @pytest.mark.parametrize("left", ["in the child", "never"])
-def test_a_scope_left_in_a_forked_child_restores_all_but_random(left, road, unchanged):
+def test_a_scope_left_in_a_forked_child_restores_all_but_random(left, path, unchanged):
     """NumPy and torch are put back; ``random`` keeps the seed that CPython gave the child."""
     outer = values()
     with rng_scope(42):
@@ -228,10 +228,10 @@ def test_a_scope_left_in_a_forked_child_restores_all_but_random(left, road, unch
             assert {**values(), "python": inner["python"]} == inner
             if left == "in the child":
                 scope.__exit__(None, None, None)
-                assert _open_scopes.scopes == []
+                assert _order.lives == []
             return random.getstate() == fresh, values()
 
-        scope = _open_scopes.scopes[-1]
+        scope = _order.lives[-1]
         is_fresh, seen = in_child(act)
         want = outer if left == "in the child" else inner
         assert is_fresh and seen["python"] not in (outer["python"], inner["python"])
@@ -247,7 +247,7 @@ def test_nested_scopes_left_in_a_forked_child_end_in_the_outer_state(unchanged):
     with rng_scope(1), rng_scope(2), rng_scope(3):
 
         def act():
-            for scope in reversed(list(_open_scopes.scopes)):
+            for scope in reversed(list(_order.lives)):
                 scope.__exit__(None, None, None)
             return values()
 
@@ -301,7 +301,7 @@ def test_scopes_of_other_threads_are_forgotten_in_the_child(place, unchanged):
     try:
 
         def act():
-            assert _open_scopes.scopes == ([] if place == "alone" else [mine])
+            assert _order.lives == ([] if place == "alone" else [mine._life])
             if place != "alone":
                 mine.__exit__(None, None, None)
             return values()
@@ -339,7 +339,7 @@ def test_what_scopes_of_other_threads_found_goes_to_the_next_that_covers_it(unch
         with rng_scope(2, sources=["python"]), rng_scope(3, sources=NAMES[1:]):
 
             def act():
-                for scope in reversed(_open_scopes.scopes):
+                for scope in reversed(_order.lives):
                     scope.__exit__(None, None, None)
                 return values()
 
@@ -424,7 +424,7 @@ def test_worker_processes_use_scopes_of_their_own(method, unchanged):
     assert results == [[expected(name, seed)[0] for name in NAMES] for seed in (1, 2, 3)]
 
 
-def test_a_program_with_open_scopes_in_threads_ends(unchanged):
+def test_a_program_with_order_in_threads_ends(unchanged):
     """A daemon thread that is inside of a scope does not keep the program from ending."""
     done = subprocess.run(
         [

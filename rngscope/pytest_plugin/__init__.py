@@ -9,13 +9,16 @@ from __future__ import annotations
 import pytest
 
 from rngscope._scope import seed_all
-from rngscope._sources import SOURCES
-from rngscope._sources.torch_cpu import torch_module
 from rngscope._state import RNGState
 from rngscope.pytest_plugin import hooks
+from rngscope.pytest_plugin.fixtures import FixtureHooks
 from rngscope.pytest_plugin.options import MARKER, NAME, Asked, add_options, asked_of
+from rngscope.pytest_plugin.phases import PhaseHooks
 from rngscope.pytest_plugin.run import START, Run, fixtures_of
 from rngscope.pytest_plugin.seeding import fixture_value
+from rngscope.pytest_plugin.session import SessionHooks
+from rngscope.sources import SOURCES
+from rngscope.sources.torch import torch_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     run = _find_run(config, config.option)
     if run is not None:
-        config.pluginmanager.register(run, NAME)
+        _register(run)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -55,7 +58,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     run: Run | None = config.pluginmanager.get_plugin(NAME)
     if run is None and _is_wanted_by_a_test(session):
         run = _start(config, asked_of(config, config.option))
-        config.pluginmanager.register(run, NAME)
+        _register(run)
     if run is not None:
         run.ask_for_generators()
 
@@ -87,7 +90,7 @@ def seed_from_pytest_randomly(seed: int) -> None:
         seed: any integer.
     """
     if torch_module() is not None:
-        seed_all(seed % 2**64, sources=[s.name for s in SOURCES if s.library == "torch"])
+        seed_all(seed % 2**64, sources=[s.name for s in SOURCES if s.module == "torch"])
     if _runs:
         _runs[-1].was_reseeded()
 
@@ -120,6 +123,14 @@ def _start(config: pytest.Config, asked: Asked) -> Run:
     run.imports.start()
     config.add_cleanup(lambda: _stop(run))
     return run
+
+
+def _register(run: Run) -> None:
+    plugins = run.config.pluginmanager
+    # None if -p no: keeps it out.
+    if plugins.register(run, NAME):
+        for hooks_of in (SessionHooks, PhaseHooks, FixtureHooks):
+            plugins.register(hooks_of(run))
 
 
 def _stop(run: Run) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from rngscope._seeds import source_seed
-from rngscope._sources.generators import GeneratorSource
-from rngscope._sources.imported import imported
+from rngscope._plan import Plan
+from rngscope.sources.cell import OneCell
+from rngscope.sources.generators import GeneratorCell, generator_cell
+from rngscope.sources.presence import imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from rngscope._open_scopes import OpenScope
+    from rngscope._life import Life
 
 #: Where libraries that make up test data keep their RNGs: module and attribute. What another
 #: version of theirs does not have is passed over.
@@ -27,39 +28,35 @@ _KNOWN = (
 )
 
 
-class NamedGenerator(GeneratorSource):
-    """An RNG object that the run knows by a name, in scopes over any other generators."""
+def named_generator(generator: Any, name: str) -> GeneratorCell:
+    """Return an RNG object that the run knows by a name, for scopes over any other generators.
 
-    def __init__(self, generator: Any, name: str) -> None:
-        super().__init__(generator, 0)
-        self.name = name
+    Raises:
+        TypeError: it is none of the kinds that can be scoped.
+    """
+    cell = generator_cell(generator, 0)
+    cell.name, cell.path = name, (name,)
+    return cell
 
-    def seed(self, seed: int, independent: bool) -> None:
-        self.verbs.seed(self.generator, source_seed(seed, self.name) if independent else seed)
 
-
-class MimesisSeed:
+class MimesisSeed(OneCell):
     """What mimesis seeds the RNG of each new provider with; its state is the seed."""
 
-    name = identity = "mimesis.random:global_seed"
-    library = ""
-    is_switch = False
-    keeps_fresh_seed_after_fork = False
+    name = kind = "mimesis.random:global_seed"
+    module = ""
+    path = (name,)
 
     def __init__(self, module: Any) -> None:
-        self.module = module
+        self.mimesis = module
 
-    def save(self) -> Any:
-        return self.module.global_seed
+    def getstate(self) -> Any:
+        return self.mimesis.global_seed
 
-    def restore(self, state: Any) -> None:
-        self.module.global_seed = state
+    def setstate(self, state: Any) -> None:
+        self.mimesis.global_seed = state
 
-    def seed(self, seed: int, independent: bool) -> None:
-        self.module.global_seed = source_seed(seed, self.name) if independent else seed
-
-    def is_present(self) -> bool:
-        return True
+    def seed(self, seed: int) -> None:
+        self.mimesis.global_seed = seed
 
 
 class Generators:
@@ -105,16 +102,16 @@ class Generators:
             TypeError: one of them is no RNG object that can be scoped.
         """
         for thing in objects:
-            self._take(NamedGenerator(thing, f"pytest_rng_generators[{len(self.sources)}]"))
+            self._take(named_generator(thing, f"pytest_rng_generators[{len(self.sources)}]"))
 
-    def join(self, stream: OpenScope) -> None:
+    def join(self, stream: Life) -> None:
         """Have a stream over all sources cover these as well, from its next entry on."""
-        known = {source.identity for source in stream.sources}
-        more = tuple(source for source in self.sources if source.identity not in known)
+        plan = stream.plan
+        more = tuple([source for source in self.sources if source not in plan.sources])
         if more:
-            stream.sources = (*stream.sources, *more)
-            # They are no library's, and have no fast way to begin.
-            stream.begins_anyhow = True
+            stream.plan = Plan(
+                (*plan.sources, *more), plan.seed, plan.independent, plan.values, plan.exclusive
+            )
 
     def _find(self, module: Any, name: str, attribute: str, must_be: bool) -> list[Any]:
         where = f"{name}:{attribute}"
@@ -124,7 +121,7 @@ class Generators:
         try:
             for part in attribute.split("."):
                 thing = getattr(thing, part)
-            return self._take(NamedGenerator(thing, where))
+            return self._take(named_generator(thing, where))
         except AttributeError:
             error = f"module {name!r} has no {attribute}"
         except TypeError as refusal:
@@ -134,7 +131,7 @@ class Generators:
         return []
 
     def _take(self, source: Any) -> list[Any]:
-        if any(source.identity == other.identity for other in self.sources):
+        if source in self.sources:
             return []
         self.sources = (*self.sources, source)
         return [source]

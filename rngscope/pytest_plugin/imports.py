@@ -22,9 +22,8 @@ import pluggy
 from rngscope import _details
 from rngscope._errors import find_frame
 from rngscope._seeds import derive_seed
-from rngscope._sources import SOURCES
 from rngscope.pytest_plugin.names import path_name
-from rngscope.pytest_plugin.seeding import Stream, Stretch
+from rngscope.pytest_plugin.seeding import Stretch, stream_over_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class Imports:
             return Stretch(run, "", part_of=around and (around.part_of or around))
         stretch = Stretch(run, "")
         seed = derive_seed(run.seed, "import", self.name_of(module))
-        stretch.add(Stream(SOURCES, seed, function=module))
+        stretch.add(stream_over_all(seed, module))
         # In a scope that the test itself has opened, it moves nothing of the test's.
         stretch.is_watched = around is None or around.is_watched and not around.own_scopes()
         return stretch

@@ -6,22 +6,26 @@ import random
 import struct
 from typing import NamedTuple
 
-from rngscope._sources import SOURCES, load_what_is_lazy, present
-from rngscope._sources.plain import WORDS
-from rngscope._sources.torch_cpu import STATE_BYTES, tensor_bytes
-from rngscope._state import RNGState
+from rngscope._present import cells_of
+from rngscope._state import gathered, load_what_is_lazy, state_of, values_of
+from rngscope.sources import SOURCES
+from rngscope.sources.accelerators import DeviceStates
+from rngscope.sources.serialized import WORDS
+from rngscope.sources.start import Waiting
+from rngscope.sources.torch import STATE_BYTES, tensor_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Protocol
 
-    from rngscope._open_scopes import OpenScope
+    from rngscope._life import Life
+    from rngscope.sources.cell import Cell
 
     class Owner(Protocol):
         """What may be blamed: a test, a fixture, the import of a module."""
 
-        def own_scopes(self) -> list[OpenScope]:
+        def own_scopes(self) -> list[Life]:
             """Return the scopes that it has opened and that are open now."""
 
         def tell(self, what: str, sources: Iterable[str] = ()) -> Finding:
@@ -85,21 +89,14 @@ class Watch:
             self.report(owner.tell(describe(moved), moved))
 
 
-def _states_below(own: list[OpenScope]) -> dict[str, Any]:
+def _states_below(own: list[Life]) -> dict[str, Any]:
     """Return where the RNGs stand under some scopes: source name -> state."""
-    states = {}
-    for source in present(SOURCES):
-        state = None
-        for scope in own:
-            place = scope._place_of(source)
-            if place is not None and scope.saved is not None:
-                state = source.portable(scope.saved[place])
-                break
-        else:
-            state = source.capture()
-        if state is not None:
-            states[source.name] = state
-    return states
+    states: dict[Cell, Any] = {}
+    for cell in cells_of(SOURCES):
+        if not isinstance(cell, Waiting):
+            found = next((life.found for life in own if life.found and cell in life.found), None)
+            states[cell] = cell.getstate() if found is None else found[cell]
+    return dict(values_of(gathered(SOURCES, states)))
 
 
 #: How far a stream is followed, in blocks of 624 words.
@@ -107,7 +104,7 @@ _REACH = 100
 
 
 def has_moved(name: str, before: Any, now: Any) -> bool:
-    old, new = RNGState._made_of({name: before}, ()), RNGState._made_of({name: now}, ())
+    old, new = state_of({name: before}), state_of({name: now})
     return bool(old.differs_from(new))
 
 
@@ -120,8 +117,10 @@ def describe(moved: dict[str, tuple[Any, Any]]) -> str:
 
 def _verb(name: str, before: Any, now: Any) -> str:
     """Tell a draw from a new seed, where the states show it."""
-    if name not in ("python", "numpy", "torch"):
+    if isinstance(before, DeviceStates):
         return _philox_verb(before, now)
+    if name not in ("python", "numpy", "torch"):
+        return "moved"
     try:
         old, new = mersenne_of(name, before), mersenne_of(name, now)
     except TypeError:
@@ -134,7 +133,7 @@ def _verb(name: str, before: Any, now: Any) -> str:
 
 def mersenne_of(name: str, state: Any) -> tuple[Any, ...] | None:
     """Return seed (if it is known), words and position of a Mersenne Twister."""
-    plain = RNGState._made_of({name: state}, ()).state_dict()["sources"][name]
+    plain = state_of({name: state}).state_dict()["sources"][name]
     if name == "torch":
         # A legacy layout that torch keeps for its files: ATen/CPUGeneratorImpl.cpp.
         data = bytes.fromhex(plain["state"])

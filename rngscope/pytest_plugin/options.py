@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
+from rngscope._plan import choose
 from rngscope._seeds import check_seed
-from rngscope._sources import choose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import warnings
 from _thread import get_ident
+from functools import wraps
 
 import pytest
 
 from rngscope._errors import raise_together
-from rngscope._open_scopes import OpenScope, scopes
-from rngscope._scope import rng_scope
+from rngscope._life import Life, LifeOfProcess
+from rngscope._order import lives
+from rngscope._origin import describe
+from rngscope._plan import Plan
+from rngscope._scope import life_of, rng_scope
 from rngscope._seeds import derive_seed
 from rngscope.pytest_plugin.leaks import Finding
 from rngscope.pytest_plugin.names import definition_name, node_name
+from rngscope.sources import SOURCES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,20 +31,24 @@ _RUNS = pytest.StashKey[int]()
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
 
-class Stream(OpenScope):
-    """The scope around a test, fixture or import, and around the threads that it starts."""
-
-    is_of_process = True
-
-    __slots__ = ()
+def stream_over_all(seed: int, function: Any = None) -> Life:
+    """Return the scope around a test, fixture or import, and around the threads that it starts."""
+    return LifeOfProcess(Plan(SOURCES, seed), function)
 
 
-class MarkedStream(rng_scope):
-    """The same, as the marker of a test asks for it."""
+def _unheard(change: Callable[..., None]) -> Callable[..., None]:
+    """Have imports go unheard while a stretch begins or ends: states are looked at there."""
 
-    is_of_process = True
+    @wraps(change)
+    def act(stretch: Stretch, *args: Any, **kwargs: Any) -> None:
+        imports = stretch.run.imports
+        imports.is_deaf = True
+        try:
+            change(stretch, *args, **kwargs)
+        finally:
+            imports.is_deaf = False
 
-    __slots__ = ()
+    return act
 
 
 class Stretch:
@@ -78,22 +87,22 @@ class Stretch:
         #: How often the test has run before.
         self.rerun = 0
         #: The outermost first.
-        self.streams: list[OpenScope] = []
+        self.streams: list[Life] = []
         #: Those among them that cover the generators of the run as well.
-        self.whole: list[OpenScope] = []
+        self.whole: list[Life] = []
         self.phase = ""
         #: Without streams: the scopes that were open before. Others are its own.
-        self.base: list[OpenScope] | None = None
+        self.base: list[Life] | None = None
         #: The scopes that were open when the phase began.
-        self.before: list[OpenScope] = []
-        #: The test around a fixture, whose streams are put aside for it.
+        self.before: list[Life] = []
+        #: The test around a fixture, whose streams are suspended for it.
         self.around: Stretch | None = None
 
     @property
     def seed(self) -> int | None:
-        return self.streams[-1].seed if self.streams else None
+        return self.streams[-1].plan.seed if self.streams else None
 
-    def add(self, stream: OpenScope, is_whole: bool = True) -> None:
+    def add(self, stream: Life, is_whole: bool = True) -> None:
         """Have it run in one more stream, inside of those that it has."""
         self.streams.append(stream)
         if is_whole:
@@ -105,55 +114,35 @@ class Stretch:
         where = " of ".join(filter(None, (self.phase, self.part)))
         return Finding(line, f"{what} in {where}", tuple(sources))
 
+    @_unheard
     def begin(self, phase: str) -> None:
-        """Take up the streams."""
+        """Resume the streams."""
         self.phase = phase
-        imports = self.run.imports
-        imports.is_deaf = True
-        try:
-            self._begin()
-        finally:
-            imports.is_deaf = False
-
-    def end(self, is_last: bool = False) -> None:
-        """Put the streams aside, or leave them for good."""
-        # Otherwise its beginning failed.
-        if self.run.running[-1:] == [self]:
-            imports = self.run.imports
-            imports.is_deaf = True
-            try:
-                self._end(is_last)
-            finally:
-                imports.is_deaf = False
-
-    def _begin(self) -> None:
         run = self.run
-        if run.watch is not None:
-            run.watch.switch(None)
+        run.watch_nobody()
         if self.is_wide and run.running and not self.streams:
-            self.put_test_aside()
+            self.suspend_test()
         try:
             for stream in self.streams:
                 if run.generators.sources:
                     self.join(stream)
-                stream.take_up()
+                stream.resume()
         except BaseException:
-            _each(s.put_aside for s in self.streams[::-1] if s.saved is not None)
+            _each(s.suspend for s in self.streams[::-1] if s.found is not None)
             raise
         if not self.streams:
-            self.before = scopes[:]
+            self.before = lives[:]
             if self.base is None:
-                self.base = scopes[:]
+                self.base = lives[:]
         run.running.append(self)
-        if run.watch is not None:
-            run.watch_who_runs()
+        run.watch_who_runs()
 
-    def join(self, stream: OpenScope) -> None:
+    def join(self, stream: Life) -> None:
         """Have one stream cover the generators that are there by now, from its next entry on."""
         if stream in self.whole:
             self.run.generators.join(stream)
 
-    def put_test_aside(self) -> None:
+    def suspend_test(self) -> None:
         """Leave the streams of the test around a fixture that has none of its own.
 
         The seed in the marker of one test is not for the fixtures of others.
@@ -161,23 +150,23 @@ class Stretch:
         around = next(s for s in self.run.running[::-1] if s.part_of is None)
         if not around.is_wide:
             self.around = around
-            _each(stream.put_aside for stream in around.streams[::-1])
+            _each(stream.suspend for stream in around.streams[::-1])
 
-    def _end(self, is_last: bool) -> None:
-        running, watch = self.run.running, self.run.watch
+    @_unheard
+    def end(self, is_last: bool = False) -> None:
+        """Suspend the streams, or leave them for good."""
+        running = self.run.running
+        if running[-1:] != [self]:
+            # Its beginning failed.
+            return
         running.pop()
         try:
-            if watch is not None:
-                watch.switch(None)
+            self.run.watch_nobody()
             if is_last and (self.item or self.streams):
                 self.leave_what_is_open()
         finally:
-            if len(self.streams) == 1:
-                # What most tests have.
-                self.streams[0].leave() if is_last else self.streams[0].put_aside()
-            else:
-                _each((s.leave if is_last else s.put_aside) for s in self.streams[::-1])
-            still_open: list[OpenScope] = []
+            _each((s.leave if is_last else s.suspend) for s in self.streams[::-1])
+            still_open: list[Life] = []
             if self.is_wide and not self.streams:
                 # Those of this phase: what a test has opened before its tear-down is the test's.
                 still_open = [scope for scope in self.own_scopes() if scope not in self.before]
@@ -185,24 +174,23 @@ class Stretch:
             if around is not None:
                 for stream in around.streams:
                     around.join(stream)
-                _each(stream.take_up for stream in around.streams)
+                _each(stream.resume for stream in around.streams)
         if running:
             outer = running[-1].part_of or running[-1]
             if outer.base is not None:
                 outer.base += still_open
-            if watch is not None:
-                self.run.watch_who_runs()
+            self.run.watch_who_runs()
 
-    def own_scopes(self) -> list[OpenScope]:
+    def own_scopes(self) -> list[Life]:
         """Return the scopes that this stretch has opened and that are open now."""
         if self.part_of is not None:
             return self.part_of.own_scopes()
         if not self.streams:
-            above = [scope for scope in scopes if scope not in (self.base or ())]
-        elif scopes[-1] is self.streams[-1]:
+            above = [scope for scope in lives if scope not in (self.base or ())]
+        elif lives[-1] is self.streams[-1]:
             return []
         else:
-            above = scopes[scopes.index(self.streams[-1]) + 1 :]
+            above = lives[lives.index(self.streams[-1]) + 1 :]
         me = get_ident()
         return [scope for scope in above if scope.thread == me]
 
@@ -211,7 +199,7 @@ class Stretch:
         own = self.own_scopes()
         _each(scope.leave for scope in reversed(own))
         for scope in own:
-            what = f"never left {scope.describe()}"
+            what = f"never left {describe(scope)}"
             line = f"{self.owner}: {what}"
             if self.run.watch is not None:
                 self.run.watch.report(Finding(line, what, ()))
@@ -227,15 +215,16 @@ def _each(actions: Iterable[Callable[[], object]]) -> None:
             act()
         except BaseException as error:
             errors.append(error)
-    raise_together("several streams could not be put aside", errors)
+    raise_together("several streams could not be suspended", errors)
 
 
-def scope_of(marker: pytest.Mark) -> rng_scope:
+def scope_of(marker: pytest.Mark) -> Life:
     """Return the scope that a marker describes, or fail the test for what is wrong with it."""
     if not marker.args and "seed" not in marker.kwargs:
         pytest.fail("rng_seed needs a seed: write @pytest.mark.rng_seed(42)", pytrace=False)
     try:
-        return MarkedStream(*marker.args, **marker.kwargs)
+        plan = life_of(rng_scope(*marker.args, **marker.kwargs)).plan
+        return LifeOfProcess(plan)
     except (TypeError, ValueError) as error:
         message = f"@pytest.mark.rng_seed: {error}"
     pytest.fail(message, pytrace=False)
@@ -280,10 +269,8 @@ def fixture_value(item: pytest.Item, test: Stretch | None) -> int:
         item: the test.
         test: what it runs in; None where it has asked so late that nothing of this works.
     """
-    seeds = [s.seed for s in test.streams if s.seed is not None] if test is not None else []
-    if seeds:
-        seed = seeds[-1]
-    else:
-        seed = seed_of_test(0, item, test.rerun if test is not None else 0)
+    streams = () if test is None else test.streams
+    seeds = [stream.plan.seed for stream in streams if stream.plan.seed is not None]
+    seed = seeds[-1] if seeds else seed_of_test(0, item, 0 if test is None else test.rerun)
     # Not its low bits: with those torch draws on the CPU what the test itself draws.
     return seed if seed < 2**32 else derive_seed(seed, "rng_seed") % 2**32
