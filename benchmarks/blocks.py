@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import random
@@ -12,7 +13,7 @@ from typing import Any
 import numpy
 import torch
 
-from rngscope import rng_scope, seeded
+from rngscope import RNGStream, rng_scope, seeded
 
 SEED = 42
 
@@ -56,6 +57,47 @@ def rngscope_new_seed() -> None:
     _seed += 1
     with rng_scope(_seed):
         pass
+
+
+_stream = RNGStream(SEED)
+
+
+def rngscope_stream() -> None:
+    with _stream:
+        pass
+
+
+async def suspends_for_ever() -> None:
+    while True:
+        await asyncio.sleep(0)
+
+
+seeded_suspends_for_ever = seeded(SEED)(suspends_for_ever)
+
+
+def by_hand() -> None:
+    """Use the libraries' own calls alone.
+
+    ``numpy.random.get_state(legacy=False)`` and the ``state`` of the bit generator cost the same.
+    To exchange the bit generator would cost less, but loses a cached Gaussian.
+    """
+    python_state = random.getstate()
+    numpy_state = numpy.random.get_state()
+    torch_state = torch.default_generator.get_state()
+    try:
+        random.seed(SEED)
+        numpy.random.seed(SEED)
+        torch.default_generator.manual_seed(SEED)
+    finally:
+        torch.default_generator.set_state(torch_state)
+        numpy.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+def fork_rng_and_generator() -> None:
+    """Use what torch has for it, without the queue of accelerators that have not started."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(SEED)
 
 
 def fork_rng_torch_only() -> None:
@@ -129,4 +171,11 @@ PEERS: dict[str, Callable[[], None] | None] = {
     "ignite keep_random_state": ignite_block(),
     "pytorch-seed SavedRNG": pytorch_seed_block(),
     "fork_rng and by hand": fork_rng_and_by_hand,
+}
+
+#: Blocks written by hand, without ``torch.manual_seed``: it queues seeds for accelerators that have
+#: not started, which is most of what a peer costs.
+RIVALS: dict[str, Callable[[], None]] = {
+    "by hand": by_hand,
+    "fork_rng and default_generator, torch only": fork_rng_and_generator,
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -12,9 +14,17 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-OURS, OTHERS, UNIT = "#0b6e4f", "#9aa5b1", "#e09f3e"
+OURS, BY_HAND, OTHERS, UNIT = "#0b6e4f", "#3d5a80", "#9aa5b1", "#e09f3e"
+#: What a colour of the first chart says.
+KINDS = {
+    OURS: "rngscope",
+    BY_HAND: "written by hand",
+    OTHERS: "other tools",
+    UNIT: "the same seeds, nothing restored",
+}
 PARTS = {"save": "#0b6e4f", "seed": "#e09f3e", "restore": "#3d5a80"}
 
 
@@ -29,18 +39,25 @@ def caption(machine: dict[str, Any]) -> str:
 def draw_tools(result: dict[str, Any], path: pathlib.Path) -> None:
     costs = {name: cost for name, cost in result["tools"].items() if cost is not None}
     names = sorted(costs, key=lambda name: costs[name], reverse=True)
-    colours = [
-        OURS if "rngscope" in name else UNIT if name.startswith("bare") else OTHERS
-        for name in names
-    ]
-    figure, axes = pyplot.subplots(figsize=(8, 3.6))
+    colours = [_colour(name, result.get("by hand", ())) for name in names]
+    figure, axes = pyplot.subplots(figsize=(8, 4))
     bars = axes.barh(names, [costs[name] for name in names], color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(1, max(costs.values()) * 2)
     axes.set_xlabel("microseconds for one seeded block that restores (log scale)")
     axes.axvline(costs["bare seed calls"], color=UNIT, linestyle=":", linewidth=1)
+    legend = [Patch(color=colour, label=kind) for colour, kind in KINDS.items()]
+    axes.legend(handles=legend, frameon=False, fontsize=8, loc="upper right")
     _finish(figure, axes, result, path)
+
+
+def _colour(name: str, by_hand: Sequence[str]) -> str:
+    if name in by_hand:
+        return BY_HAND
+    if name.startswith("rngscope"):
+        return OURS
+    return UNIT if name.startswith("bare") else OTHERS
 
 
 def draw_sources(result: dict[str, Any], path: pathlib.Path) -> None:
@@ -77,8 +94,11 @@ def _finish(figure: Any, axes: Any, result: dict[str, Any], path: pathlib.Path) 
     pyplot.close(figure)
 
 
-def main() -> int:
-    for source in sorted(RESULTS.glob("*.json")):
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.charts", description=__doc__)
+    parser.add_argument("--of", type=pathlib.Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args(arguments)
+    for source in sorted(options.of.glob("*.json")):
         result = json.loads(source.read_text())
         draw_tools(result, source.with_name(f"{source.stem}-tools.png"))
         draw_sources(result, source.with_name(f"{source.stem}-sources.png"))

@@ -9,10 +9,12 @@ While it is idle, the plugin costs its import: processor time of the whole proce
 suite that imports neither torch nor NumPy, which would hide it (target: at most 3 %).
 What it costs in each test is the time from the first hook of a test to the last one, the
 lower decile over all tests, where torch and NumPy are imported, if they are installed
-(target with ``--rng-seed``: at most 60 us).
+(targets: with ``--rng-seed`` no more than pytest-randomly, which restores nothing, or 60 us;
+with ``--rng-leaks`` 100 us).
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -32,9 +34,13 @@ WAYS = {
     "--rng-leaks": ([*PLUGIN, "--rng-leaks=warn"], True, "without, libraries"),
     "both": ([*PLUGIN, "--rng-seed=0", "--rng-leaks=warn"], True, "without, libraries"),
 }
+if importlib.util.find_spec("pytest_randomly") is not None:
+    # In the same order as the others.
+    RANDOMLY = ["-p", "pytest_randomly", "--randomly-seed=0", "--randomly-dont-reorganize"]
+    WAYS["pytest-randomly"] = (RANDOMLY, True, "without, libraries")
 FILES = 20
 CONFTEST = """\
-import importlib, os, time
+import importlib, os, sys, time
 import pytest
 
 for name in os.environ["LIBRARIES"].split():
@@ -42,6 +48,14 @@ for name in os.environ["LIBRARIES"].split():
         importlib.import_module(name)
     except ImportError:
         pass
+
+# Let pytest-randomly seed Python and NumPy only. It also calls what other packages have registered
+# with it, and so rngscope, and puts states into libraries that may be installed here or not.
+randomly = sys.modules.get("pytest_randomly")
+if randomly is not None:
+    randomly.entrypoint_reseeds = []
+    for library in ("factory_boy", "faker", "model_bakery", "polyfactory"):
+        setattr(randomly, f"have_{library}", False)
 
 TIMES = []
 
@@ -85,14 +99,15 @@ def run_once(directory, flags, has_libraries):
     return whole, float((directory / "decile.txt").read_text())
 
 
-def measure(tests, repeats):
+def measure(tests, repeats, ways=tuple(WAYS)):
     """Return the fastest of both times for each way."""
-    fastest = {way: (float("inf"), float("inf")) for way in WAYS}
+    fastest = {way: (float("inf"), float("inf")) for way in ways}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         write_suite(directory, tests)
         for _ in range(repeats):
-            for way, (flags, has_libraries, _) in WAYS.items():
+            for way in ways:
+                flags, has_libraries, _ = WAYS[way]
                 times = run_once(directory, flags, has_libraries)
                 fastest[way] = tuple(map(min, fastest[way], times))
     return fastest

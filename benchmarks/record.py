@@ -1,8 +1,8 @@
 """Measure everything on this machine and keep it: ``python -m benchmarks.record``.
 
-Writes one JSON to ``benchmarks/results``, named after the processor and the GPU, and draws
-the charts again. On a machine with CUDA GPUs it starts them and measures there as well. It
-needs torch and NumPy; other tools are measured if they are installed.
+Writes one JSON to ``benchmarks/results``, named after the processor and the GPU, from which
+``python -m benchmarks.charts`` draws the charts. On a machine with CUDA GPUs it starts them and
+measures there as well. It needs torch and NumPy; other tools are measured if they are installed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import torch
 from benchmarks import blocks, check
 from benchmarks.timing import machine, microseconds
 from rngscope import rng_scope
-from rngscope._sources import SOURCES
+from rngscope.sources import SOURCES
+from rngscope.sources.cell import seed_cells
+from rngscope.sources.start import Waiting
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -32,6 +34,7 @@ def of_tools(seconds: float) -> dict[str, float | None]:
         "bare seed calls": blocks.bare_seeding,
         "rngscope": blocks.rngscope_block,
         "rngscope, torch only": blocks.rngscope_torch_only,
+        **blocks.RIVALS,
         "fork_rng, torch only": blocks.fork_rng_torch_only,
         **blocks.PEERS,
     }
@@ -46,13 +49,14 @@ def of_sources(seconds: float) -> dict[str, dict[str, float]]:
     with rng_scope(42):
         pass
     for source in SOURCES:
-        if not source.is_present() or (source.name == "cuda" and not torch.cuda.is_initialized()):
+        cells = source.cells()
+        if not cells or any(isinstance(cell, Waiting) for cell in cells):
             continue
-        state = source.save()
+        states = [(cell, cell.getstate()) for cell in cells]
         save, seed, restore = microseconds(
-            source.save,
-            lambda source=source: source.seed(42, False),
-            lambda source=source, state=state: source.restore(state),
+            lambda cells=cells: [cell.getstate() for cell in cells],
+            lambda cells=cells: seed_cells(cells, 42),
+            lambda states=states: [cell.setstate(state) for cell, state in states],
             seconds=seconds,
         )
         parts[source.name] = {"save": save, "seed": seed, "restore": restore}
@@ -122,6 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     devices = of_devices(seconds)
     here = machine()
     result = {"machine": here, "tools": tools, "sources": sources, "devices": devices}
+    result["by hand"] = list(blocks.RIVALS)
     result["targets"] = rows
     name = re.sub(r"[^a-z0-9]+", "-", f"{here['cpu']} {here['gpu'] or ''}".lower()).strip("-")
     options.into.mkdir(parents=True, exist_ok=True)

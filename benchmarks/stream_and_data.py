@@ -23,9 +23,12 @@ import torch.distributed
 import torch.multiprocessing
 
 from benchmarks.timing import microseconds
-from rngscope import RNGState, RNGStream, distributed, rng_scope
+from rngscope import RNGState, RNGStream, rng_scope
 from rngscope.data import per_item
 from rngscope.distributed import PerRank, assert_in_sync, sync
+from rngscope.distributed.calls import bytes_of, rows_of
+from rngscope.distributed.differences import differences
+from rngscope.sources import SOURCES
 
 #: What one rank sends in assert_in_sync.
 BYTES = 80
@@ -161,13 +164,13 @@ def sizes() -> dict[str, int]:
 
 def thousands_of_ranks(ranks: int = 4096) -> dict[str, float]:
     """Return milliseconds that one rank spends on what all the others sent, one differing."""
-    kinds = len(distributed.SOURCES)
+    kinds = len(SOURCES)
     digests = [bytes([7]) * 8 * kinds for _ in range(ranks)]
     digests[17] = bytes([9]) * 8 * kinds
-    rows = distributed._rows(ranks, BYTES, "cpu")
+    rows = rows_of(ranks, BYTES, "cpu")
     start = time.perf_counter()
-    distributed._bytes_of(rows)
-    distributed._differences(digests, list(range(ranks)))
+    bytes_of(rows)
+    differences(digests, list(range(ranks)))
     return {f"compare {ranks} ranks": (time.perf_counter() - start) * 1e3}
 
 

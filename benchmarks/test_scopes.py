@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import numpy
 import pytest
+import torch
 
 from benchmarks import blocks
-from rngscope import RNGState, RNGStream, rng_scope, seeded
+from rngscope import RNGState, rng_scope, seeded
 
 OURS: dict[str, Callable[[], None]] = {
     "bare seed calls (the unit)": blocks.bare_seeding,
@@ -19,6 +22,13 @@ OURS: dict[str, Callable[[], None]] = {
     "preserving": blocks.rngscope_preserving,
     "decorated": blocks.decorated,
     "torch only": blocks.rngscope_torch_only,
+}
+TOOLS: dict[str, Callable[[], None] | None] = {
+    "rngscope": blocks.rngscope_block,
+    "rngscope, torch only": blocks.rngscope_torch_only,
+    **blocks.RIVALS,
+    "fork_rng, torch only": blocks.fork_rng_torch_only,
+    **blocks.PEERS,
 }
 
 
@@ -41,27 +51,34 @@ def test_replayed(benchmark: Any) -> None:
 
 @pytest.mark.benchmark(group="scope")
 def test_stream(benchmark: Any) -> None:
-    stream = RNGStream(42)
-
-    def continued() -> None:
-        with stream:
-            pass
-
-    benchmark(continued)
+    benchmark(blocks.rngscope_stream)
 
 
 @pytest.mark.benchmark(group="a seeded block, per tool")
-@pytest.mark.parametrize("tool", ["rngscope", "fork_rng, torch only", *blocks.PEERS])
+@pytest.mark.parametrize("tool", TOOLS)
 def test_tool(benchmark: Any, tool: str) -> None:
-    block = {
-        "rngscope": blocks.rngscope_block,
-        "fork_rng, torch only": blocks.fork_rng_torch_only,
-        **blocks.PEERS,
-    }[tool]
+    block = TOOLS[tool]
     if block is None:
         pytest.skip(f"{tool} is not installed: pip install 'rngscope[bench]'")
     with rng_scope():
         benchmark(block)
+
+
+@pytest.mark.parametrize("tool", [name for name in TOOLS if name not in blocks.PEERS])
+def test_what_is_compared_restores(tool: str) -> None:
+    # With the second half of a Gaussian pair in each.
+    random.gauss(0, 1), numpy.random.standard_normal(), torch.randn(1)
+    before = _states()
+    block = TOOLS[tool]
+    assert block is not None
+    block()
+    assert _states() == before
+
+
+def _states() -> list[Any]:
+    name, words, *rest = numpy.random.get_state()
+    torch_state = torch.default_generator.get_state().tolist()
+    return [random.getstate(), name, words.tolist(), rest, torch_state]
 
 
 @pytest.mark.benchmark(group="nested scopes")
