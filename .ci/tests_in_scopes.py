@@ -6,12 +6,13 @@ Each runs in a scope of its own, so that ``--rng-leaks=error`` shows whether any
 import pytest
 
 from rngscope import rng_scope
+from rngscope._life import LifeOfProcess
 
 
 class ScopeAroundATest(rng_scope):
     """It is around the threads of the test as well, so that theirs do not overlap with it."""
 
-    is_of_process = True
+    _life_type = LifeOfProcess
 
     __slots__ = ()
 
