@@ -36,9 +36,11 @@ STORMED = (
 def run(*arguments, code=None):
     """Return what the program found: name -> number of points, swallowed ones, faults."""
     start = [str(PROGRAM)] if code is None else ["-c", code]
+    # Coverage traces as well, and has a lock of its own, which an interrupt may leave locked.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     done = subprocess.run(
         [sys.executable, *start, "--json", *arguments],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
+        env=dict(environment, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
         capture_output=True,
         text=True,
         timeout=280,
