@@ -75,10 +75,13 @@ def place(tmp_path_factory):
 
 
 def run(place, *arguments):
+    # The lines of the copy are none of the package's.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, sys.path)])
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=place,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(place), *filter(None, sys.path)])),
+        env=environment,
         capture_output=True,
         text=True,
         timeout=100,
