@@ -19,6 +19,7 @@ from test_state import draw_own, own_generators
 
 from rngscope import RNGStream, _order, _present, derive_seed, rng_scope, seeded
 from rngscope._state_dict import _checksum
+from rngscope._stream_plan import StreamPlan
 
 each_source = pytest.mark.parametrize("name", NAMES)
 
@@ -513,6 +514,26 @@ def test_a_body_that_cannot_be_taken_up_ends_its_use(stream, monkeypatch, unchan
     with pytest.raises(Refusal), monkeypatch.context() as patch:
         patch.setattr(_present.cells_of(stream._plan.sources)[-1], "getstate", refuse)
         next(suspended)
+    with stream:
+        assert [first, draw("python")] == expected("python", 42, 2)
+
+
+def test_an_exit_that_is_interrupted_before_it_began_is_made_up_for(
+    stream, monkeypatch, unchanged
+):
+    """Law 1: the use ends although it was not yet known which, and the interrupt comes through."""
+    real, calls = StreamPlan.use_of, []
+
+    def interrupted_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch, stream:
+        patch.setattr(StreamPlan, "use_of", interrupted_once)
+        first = draw("python")
+    assert _order.lives == [] and len(calls) == 2
     with stream:
         assert [first, draw("python")] == expected("python", 42, 2)
 

@@ -424,7 +424,7 @@ def test_worker_processes_use_scopes_of_their_own(method, unchanged):
     assert results == [[expected(name, seed)[0] for name in NAMES] for seed in (1, 2, 3)]
 
 
-def test_a_program_with_order_in_threads_ends(unchanged):
+def test_a_program_with_open_scopes_in_threads_ends(unchanged):
     """A daemon thread that is inside of a scope does not keep the program from ending."""
     done = subprocess.run(
         [

@@ -80,6 +80,12 @@ class Use:
         for _ in range(self.size):
             draw(self.names, self.drawn)
 
+    def steps(self):
+        """A body that suspends."""
+        self.body()
+        yield 1
+        self.body()
+
     def act(self):
         with self.scope():
             self.body()
@@ -208,13 +214,7 @@ class DecoratedTwice(Use):
 
 class Generator(Use):
     def prepare(self):
-        @seeded(SEED, **self.options)
-        def steps():
-            self.body()
-            yield 1
-            self.body()
-
-        self.steps = steps
+        self.steps = seeded(SEED, **self.options)(self.steps)
 
     def act(self):
         for _ in self.steps():
@@ -387,18 +387,9 @@ class StreamDecorated(Stream):
 class StreamGenerator(Stream):
     def prepare(self):
         super().prepare()
+        self.steps = self.stream(self.steps)
 
-        @self.stream
-        def steps():
-            self.body()
-            yield 1
-            self.body()
-
-        self.steps = steps
-
-    def act(self):
-        for _ in self.steps():
-            pass
+    act = Generator.act
 
 
 class StreamSaved(Stream):
