@@ -1,21 +1,14 @@
 """Law 2, and law 1 under interrupts and threads: whatever fails, the rest is restored."""
 
 import itertools
-import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 import warnings
-from pathlib import Path
 
 import pytest
 from by_hand import NAMES, cache_gaussians, draw, expected, load_libraries, public_states
 
-import rngscope
 from rngscope import RNGState, rng_scope
 from rngscope._order import lives
 from rngscope.sources import SOURCES
