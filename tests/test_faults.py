@@ -516,7 +516,7 @@ def cuda():
 def test_an_interrupted_look_at_a_queue_changes_nothing(cuda, unchanged, monkeypatch, is_put):
     import torch
 
-    from rngscope.sources.start import Point
+    from rngscope.sources.marks import Point
 
     torch.cuda.manual_seed_all(5)
     before, works = cuda.queue(), Point.put_into

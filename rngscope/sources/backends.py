@@ -26,6 +26,10 @@ class Backend:
 
     #: Whether torch keeps a queue for its start.
     has_start = True
+    #: torch as it was found to be built for it, and what its core has.
+    torch: Any = None
+    core_names: dict[str, Any] = {}
+    init = ""
 
     def __init__(self, kind: str, versions: tuple[str, ...] = ()) -> None:
         self.name = self.kind = kind
@@ -42,6 +46,7 @@ class Backend:
             return False
         core = getattr(torch, _CORE, None)
         if core is not None and self.init in core.__dict__:
+            self.torch, self.core_names = torch, core.__dict__
             return True
         # That is the answer no, unless torch says otherwise.
         if not any(getattr(torch.version, name, None) for name in self.versions):
@@ -51,7 +56,10 @@ class Backend:
 
     def module(self) -> Any:
         """Return ``torch.<name>``; None where no call to it can work."""
-        if not self.is_built():
+        torch = sys.modules.get("torch")
+        # While it waits for its start, every scope asks several times.
+        is_known = torch is not None and torch is self.torch and self.init in self.core_names
+        if not is_known and not self.is_built():
             return None
         module = sys.modules["torch"].__dict__[self.name]
         # In a forked child of a process that had started it, the accelerator is unusable,
@@ -69,10 +77,11 @@ class Backend:
 
     def is_started(self, module: Any) -> bool:
         """Tell whether the generators exist, without asking the driver anything."""
-        # While the queued calls run, the generators exist already.
-        return module.is_initialized() or hasattr(
-            getattr(module, _STARTING, None), "is_initializing"
-        )
+        if module.is_initialized():
+            return True
+        # While the queued calls run, the generators exist already. Not hasattr, which has to
+        # raise and catch an error to say no.
+        return "is_initializing" in getattr(getattr(module, _STARTING, None), "__dict__", ())
 
     def generators(self, module: Any) -> list[Any]:
         """Return one default generator per device of a started accelerator."""
